@@ -21,6 +21,7 @@ func Selection() []int { return append([]int(nil), selection...) }
 // Evidence is what a device answers to a challenge.
 type Evidence struct {
 	Version   int            `json:"v"`         // 1
+	Nonce     []byte         `json:"nonce"`     // of the challenge that this answers; the quote proves it
 	Quote     []byte         `json:"quote"`     // TPMS_ATTEST
 	Signature []byte         `json:"signature"` // TPMT_SIGNATURE
 	PCRs      map[int]Digest `json:"pcrs"`      // SHA-256 bank, as read beside the quote
@@ -39,8 +40,8 @@ type Log struct {
 
 // Claims are what the device says of itself; the quote signs them.
 type Claims struct {
-	Version  int      `json:"v"`       // 1
-	Keys     []string `json:"keys"`    // SHA-256 (hex) of the SubjectPublicKeyInfo of each operational key; two during rotation
+	Version  int      `json:"v"`    // 1
+	Keys     []string `json:"keys"` // SHA-256 (hex) of the SubjectPublicKeyInfo of each operational key; two during rotation
 	Software string   `json:"software"`
 	Slot     string   `json:"slot,omitempty"`
 	Posture  string   `json:"posture"`    // wire.Health.Posture of the last report
@@ -81,6 +82,7 @@ type Expect struct {
 	Firmware []FirmwareSet // approved for this hardware model; empty: none approved yet
 	Last     *Memory       // of the last appraisal, nil at first
 	Now      time.Time
+	Logs     *LogCache // optional: of a known log, evidence need not bring the bytes
 }
 
 // Memory is what a verifier keeps of a device between appraisals. JSON-encodable.
@@ -89,8 +91,12 @@ type Memory struct {
 	Trusted *Facts `json:"trusted"` // of the last trusted boot
 }
 
-// Clock is TPMS_CLOCK_INFO plus the firmware version of the chip.
+// Clock is TPMS_CLOCK_INFO plus the firmware version of the chip. A TPM adds to
+// counters and version a secret constant of the signing key, unless that is in the
+// endorsement or platform hierarchy: only differences between quotes of one key
+// mean something (TPM 2.0 Library, part 1, section 36.7).
 type Clock struct {
+	Key             Digest `json:"key"` // SHA-256 of the signing key's TPMT_PUBLIC
 	Milliseconds    uint64 `json:"ms"`
 	ResetCount      uint32 `json:"reset_count"`
 	RestartCount    uint32 `json:"restart_count"`
@@ -127,9 +133,21 @@ func (r *Result) Claims() Claims { return r.claims }
 // last trusted boot; the first line is the summary.
 func (r *Result) Explanation() []string { return r.lines }
 
+// Remember returns what to keep for the next appraisal of the same device: the
+// clock of this one, and its facts if it was trusted, else those of last.
+func (r *Result) Remember(last *Memory) *Memory {
+	m := &Memory{Clock: r.clock}
+	if r.grade == Trusted {
+		m.Trusted = &r.facts
+	} else if last != nil {
+		m.Trusted = last.Trusted
+	}
+	return m
+}
+
 // RuleResult is the outcome of one rule.
 type RuleResult struct {
-	Rule   string `json:"rule"` // name in rules.go
+	Rule   string `json:"rule"` // name in all.go
 	OK     bool   `json:"ok"`
 	Effect Grade  `json:"effect"` // what it costs if not OK
 	Text   string `json:"text"`   // a sentence; names PCR and event where it failed

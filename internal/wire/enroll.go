@@ -9,7 +9,7 @@ import (
 const (
 	PathEnroll         = "/v1/enroll"           // POST EnrollRequest -> EnrollChallenge
 	PathChallenge      = "/v1/attest/challenge" // POST -> Challenge; client certificate or ticket
-	PathEvidence       = "/v1/attest/evidence"  // POST attest.Evidence -> Signed{Verdict}; client certificate or ticket
+	PathEvidence       = "/v1/attest/evidence"  // POST attest.Evidence -> Verdict; client certificate or ticket
 	PathCACerts        = "/.well-known/est/cacerts"
 	PathCSRAttrs       = "/.well-known/est/csrattrs"
 	PathSimpleEnroll   = "/.well-known/est/simpleenroll"
@@ -24,17 +24,26 @@ type EnrollRequest struct {
 	EKChain       [][]byte `json:"ek_chain,omitempty"`       // DER intermediates from NV
 	EKPublic      []byte   `json:"ek_public"`                // TPMT_PUBLIC
 	AKPublic      []byte   `json:"ak_public"`                // TPMT_PUBLIC
-	KeyPublic     []byte   `json:"key_public"`               // TPMT_PUBLIC of the operational key
-	CertifyInfo   []byte   `json:"certify_info"`             // TPMS_ATTEST: TPM2_Certify of the operational key by the AK
-	CertifySig    []byte   `json:"certify_signature"`        // TPMT_SIGNATURE
 	CSR           []byte   `json:"csr"`                      // PKCS #10 DER, by the operational key
-	Model         string   `json:"model"`                    // hardware model: a claim until approved
-	Hostname      string   `json:"hostname,omitempty"`       // a claim
-	Software      string   `json:"software"`                 // agent version: a claim
-	Token         string   `json:"token,omitempty"`          // one-time enrolment token
+	Key           KeyProof `json:"key"`
+	Model         string   `json:"model"`              // hardware model: a claim until approved
+	Hostname      string   `json:"hostname,omitempty"` // a claim
+	Software      string   `json:"software"`           // agent version: a claim
+	Token         string   `json:"token,omitempty"`    // one-time enrolment token
 }
 
-// CertifyQualifyingData binds the Certify in an EnrollRequest to the fleet and to
+// KeyProof shows that an operational key lives in the TPM that holds the AK.
+// simplereenroll carries it, as base64 of its JSON, in the header KeyProofHeader.
+type KeyProof struct {
+	Public    []byte `json:"public"`    // TPMT_PUBLIC of the operational key
+	Certify   []byte `json:"certify"`   // TPMS_ATTEST of TPM2_Certify by the AK over CertifyQualifyingData
+	Signature []byte `json:"signature"` // TPMT_SIGNATURE
+}
+
+// KeyProofHeader is the HTTP header of simplereenroll that holds a KeyProof.
+const KeyProofHeader = "Gatewarden-Key-Proof"
+
+// CertifyQualifyingData binds a KeyProof to the fleet and to
 // the CSR: SHA-256("gw-certify-v1" || fleet || SHA-256(CSR)).
 func CertifyQualifyingData(fleet string, csr []byte) []byte {
 	digest := sha256.Sum256(csr)
@@ -65,3 +74,7 @@ type Problem struct {
 	Detail string `json:"detail"`         // what to do next
 	Rule   string `json:"rule,omitempty"` // which check refused, a constant word
 }
+
+// RuleStaleVerdict is the Problem.Rule of an enrolment that needs fresh evidence
+// first: attest again, then repeat the request.
+const RuleStaleVerdict = "stale-verdict"

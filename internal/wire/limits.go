@@ -3,10 +3,11 @@ package wire
 // Every length that comes from outside has its limit here, in bytes unless the
 // name says otherwise.
 const (
-	MaxMessage      = 1 << 20   // one MQTT payload or HTTP body with evidence
+	MaxMessage      = 4 << 20   // one MQTT payload or HTTP body with evidence
 	MaxBody         = 64 << 10  // any other MQTT payload or HTTP body
 	MaxTopic        = 256       // an MQTT topic
 	MaxEventLog     = 512 << 10 // a firmware event log
+	MaxIMALog       = 2 << 20   // an IMA list as long as it is sent whole
 	MaxCommand      = 16 << 10  // the signed bytes of a command
 	MaxSignature    = 4 << 10   // one armored SSHSIG
 	MaxSignatures   = 16        // signatures on one envelope, count

@@ -1,0 +1,60 @@
+# `make help` lists the targets. Go >= 1.26 is the one prerequisite; `make setup`
+# installs the rest.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# When the source was committed, so that the same source gives the same bytes.
+BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null || echo 2026-01-01T00:00:00Z)
+LDFLAGS  = -s -w -X main.version=$(VERSION) -X main.buildTime=$(BUILT)
+STATIC   = CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
+STATICCHECK = go tool -modfile=tools/go.mod staticcheck
+ARGS    ?=
+
+# Names the packages that a target runs on: make test PKG=./attest/...
+PKG     ?= ./...
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-long race fuzz e2e bench lint docs packages check
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: ## install what demo and tests need (apt, as root), or say what to run
+	@./tools/setup.sh
+
+build: ## build both binaries, static, into bin/
+	$(STATIC) -o bin/gatewarden ./cmd/gatewarden
+	$(STATIC) -o bin/gatewarden-fleet ./cmd/gatewarden-fleet
+
+demo: setup build ## a fleet and two simulated gateways; ARGS=--once to end by itself
+	bin/gatewarden-fleet demo $(ARGS)
+
+test: setup ## the quick tests
+	go test $(PKG)
+
+test-long: setup ## all counts and sweeps in full; may take an hour
+	GATEWARDEN_LONG=1 go test -timeout 90m $(PKG)
+
+race: setup ## the quick tests with the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race -timeout 30m $(PKG)
+
+fuzz: ## every fuzz target for FUZZTIME (10s) each
+	@./tools/fuzz.sh
+
+e2e: ## the life of a gateway in a virtual machine
+	@echo "e2e is not built yet: it comes with the package and the update engine (e2e/README.md)." >&2; exit 1
+
+bench: ## every line of the budget with its figure, then the benchmarks
+	@go run ./internal/bench -go
+
+lint: ## vet and staticcheck alone
+	go vet $(PKG)
+	$(STATICCHECK) $(PKG)
+
+docs: ## check the documentation's links and what is generated
+	@go run ./internal/check links generated
+
+packages: ## Debian packages
+	@echo "packages are not built yet: they come with the systemd units (packaging/README.md)." >&2; exit 1
+
+check: ## what must be green before review
+	@go run ./internal/check

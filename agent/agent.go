@@ -1,0 +1,265 @@
+// Package agent wires the device's parts together: configuration, New, Run, the
+// list of tasks, the local socket. It decides nothing itself.
+package agent
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/gatewarden/gatewarden/agent/audit"
+	"github.com/gatewarden/gatewarden/agent/clock"
+	"github.com/gatewarden/gatewarden/agent/command"
+	"github.com/gatewarden/gatewarden/agent/evidence"
+	"github.com/gatewarden/gatewarden/agent/health"
+	"github.com/gatewarden/gatewarden/agent/identity"
+	"github.com/gatewarden/gatewarden/agent/link"
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/helper/client"
+	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/internal/ledger"
+	"github.com/gatewarden/gatewarden/internal/policy"
+	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/tpm"
+)
+
+// tpmPatience is how long the chip may take for all that a start needs of it.
+const tpmPatience = 3 * time.Minute
+
+// Agent is a device's agent that was set up but may not run yet.
+type Agent struct {
+	settings Settings
+	version  string
+	boot     string // random, one per start
+	log      *slog.Logger
+	fs       *fsx.FS
+
+	fleet     *policy.Fleet
+	operators *policy.Operators
+
+	clock    *clock.Clock
+	audit    *audit.Log
+	outbox   *link.Outbox
+	tpm      *tpm.TPM
+	helper   *client.Client
+	identity *identity.Identity
+	evidence *evidence.Collector
+	health   *health.Tracker
+	commands *command.Dispatcher
+	link     *link.Link
+
+	verdict  atomic.Pointer[wire.Verdict]
+	verdicts chan wire.Verdict // wakes a waiting Attest; never blocks
+	report   chan struct{}     // asks for a health report now
+	settle   chan struct{}     // asks to settle interrupted commands
+}
+
+// Build says what this binary is.
+type Build struct {
+	Version string
+	Time    time.Time // no time before it is believed
+}
+
+// New opens the state folder, the TPM and the trust documents. What can't work is
+// said here, in a sentence, before anything runs.
+func New(ctx context.Context, s Settings, b Build, log *slog.Logger) (*Agent, error) {
+	boot := make([]byte, 8)
+	if _, err := rand.Read(boot); err != nil {
+		return nil, fmt.Errorf("make boot id: %w", err)
+	}
+	a := &Agent{
+		settings: s, version: b.Version, boot: hex.EncodeToString(boot), log: log, fs: &fsx.FS{},
+		verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), settle: make(chan struct{}, 1),
+	}
+	if err := a.open(ctx, b); err != nil {
+		a.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *Agent) open(ctx context.Context, b Build) error {
+	if err := a.openState(b); err != nil {
+		return err
+	}
+	if err := a.openTrust(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, tpmPatience)
+	defer cancel()
+	for _, step := range []func(context.Context) error{a.openTPM, a.openIdentity} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	for _, step := range []func() error{a.openEvidence, a.openHealth, a.openCommands, a.openLink} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Agent) path(name string) string { return filepath.Join(a.settings.State, name) }
+
+// openState opens what lies in the state folder (docs/state.md).
+func (a *Agent) openState(b Build) error {
+	if err := a.fs.MkdirAll(a.settings.State, 0o700); err != nil {
+		return fmt.Errorf("make state folder: %w\nhint: `state` in agent.toml must be a folder that this user may write", err)
+	}
+	if err := checkFormat(a.fs, a.path("format.json")); err != nil {
+		return err
+	}
+	var err error
+	if a.clock, err = clock.New(clock.Config{FS: a.fs, Dir: a.settings.State, Build: b.Time, Now: time.Now, Synced: clock.KernelSynced}); err != nil {
+		return err
+	}
+	if a.audit, err = audit.Open(a.fs, a.path("audit.log"), a.clock.Time); err != nil {
+		return fmt.Errorf("open audit log: %w", err)
+	}
+	limits := link.Limits{Bytes: a.settings.Outbox.MaxBytes, Count: a.settings.Outbox.MaxMessages}
+	if a.outbox, err = link.OpenOutbox(a.path("outbox.db"), limits, a.log.With("part", "outbox")); err != nil {
+		return fmt.Errorf("open outbox: %w", err)
+	}
+	a.restoreVerdict()
+	return nil
+}
+
+func (a *Agent) openTrust() (err error) {
+	if a.fleet, err = readTrust(a.fs, a.settings.Trust, policy.FleetFile, policy.ParseFleet); err != nil {
+		return err
+	}
+	if a.operators, err = readTrust(a.fs, a.settings.Trust, policy.OperatorsFile, policy.ParseOperators); err != nil {
+		return err
+	}
+	if a.operators.Fleet != a.fleet.Fleet {
+		return fmt.Errorf("%s is of fleet %q, %s of %q: install the documents of one fleet",
+			policy.OperatorsFile, a.operators.Fleet, policy.FleetFile, a.fleet.Fleet)
+	}
+	for _, issued := range []time.Time{a.fleet.Issued, a.operators.Issued} {
+		if err := a.clock.Raise(issued); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readTrust[T any](files *fsx.FS, dir, name string, parse func([]byte) (*T, error)) (*T, error) {
+	path := filepath.Join(dir, name)
+	raw, err := files.ReadFile(path, policy.MaxDocument)
+	if err != nil {
+		return nil, fmt.Errorf("read trust document: %w\nhint: install the fleet's %s there; `gatewarden-fleet init` makes it", err, name)
+	}
+	document, err := parse(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return document, nil
+}
+
+func (a *Agent) openTPM(ctx context.Context) (err error) {
+	if a.tpm, err = tpm.Open(ctx, a.settings.TPM); err != nil {
+		return fmt.Errorf("%w\nhint: `tpm` in agent.toml names it; is the TPM enabled in the firmware, and this user in the group tss?", err)
+	}
+	return nil
+}
+
+func (a *Agent) openIdentity(ctx context.Context) (err error) {
+	hostname, err := os.Hostname()
+	if err != nil {
+		hostname = ""
+	}
+	a.identity, err = identity.New(ctx, identity.Config{
+		Dir: a.path("identity"), FS: a.fs, TPM: a.tpm, Fleet: func() *policy.Fleet { return a.fleet }, Clock: a.clock,
+		Model: a.settings.model(), Hostname: hostname, Software: a.version, Token: a.settings.Identity.Token,
+		Collect: func(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error) {
+			return a.evidence.Collect(ctx, c, keys...)
+		},
+		Verdict: a.judged, Changed: a.credentialChanged, Event: a.event, Log: a.log.With("part", "identity"),
+	})
+	return err
+}
+
+func (a *Agent) openEvidence() (err error) {
+	a.helper = client.New(a.settings.Helper)
+	a.evidence, err = evidence.New(evidence.Config{
+		TPM: a.tpm, AK: a.identity.AK(), Fleet: a.fleet.Fleet, Device: a.identity.Device(), Claims: a.claims, Logs: a.helper.Logs,
+	})
+	return err
+}
+
+func (a *Agent) openHealth() error {
+	checks, err := health.All(health.Deps{
+		StateFolder: a.settings.State, EFIVars: health.DefaultEFIVars, Certificate: a.certificatePeriod, Now: a.clock.Time,
+	})
+	if err != nil {
+		return err
+	}
+	a.health, err = health.NewTracker(health.Config{
+		Checks: checks, Now: a.clock.Time, Log: a.log.With("part", "health"), OnChange: func(health.Report) { a.askReport() },
+	})
+	return err
+}
+
+func (a *Agent) openCommands() error {
+	once, err := ledger.Open(a.fs, a.path("commands.ledger"))
+	if err != nil {
+		return fmt.Errorf("open command ledger: %w", err)
+	}
+	if err := once.Compact(a.clock.Floor()); err != nil {
+		return fmt.Errorf("compact command ledger: %w", err)
+	}
+	verbs, err := command.All(command.Deps{
+		Software: a.version, Attest: a.attestNow, Rotate: a.rotateNow, Reboot: a.helper.Reboot,
+		Put: func(kind wire.Kind, body any) error { return a.outbox.Put(kind, a.clock.Time(), body) },
+	})
+	if err != nil {
+		return err
+	}
+	a.commands, err = command.New(command.Config{
+		Fleet: a.fleet.Fleet, Device: a.identity.Device(), Operators: func() *policy.Operators { return a.operators },
+		Now: a.clock.Now, Challenge: a.clock.Challenge, Sign: a.identity.SignPayload,
+		Send:  func(r wire.Receipt) error { return a.outbox.Put(wire.KindReceipt, a.clock.Time(), r) },
+		Event: a.tell, Ledger: once, Audit: a.audit, Commands: verbs, Log: a.log.With("part", "command"),
+	})
+	return err
+}
+
+func (a *Agent) openLink() (err error) {
+	keys := make([]ed25519.PublicKey, 0, len(a.fleet.MessageKeys))
+	for _, key := range a.fleet.MessageKeys {
+		keys = append(keys, key)
+	}
+	a.link, err = link.New(link.Config{
+		Brokers: func() []string { return a.fleet.Broker }, TLS: a.identity.TLS, Outbox: a.outbox,
+		Keys: func() []ed25519.PublicKey { return keys }, Handle: a.handle, Hello: a.hello,
+		OnRefused: func(reason string) { a.identity.Kick("the broker refuses this identity: " + reason) },
+		Log:       a.log.With("part", "link"),
+	})
+	return err
+}
+
+// Device is the device id.
+func (a *Agent) Device() string { return a.identity.Device() }
+
+// Close releases what New took. Run does it too.
+func (a *Agent) Close() {
+	var errs []error
+	if a.outbox != nil {
+		errs = append(errs, a.outbox.Close())
+	}
+	if a.tpm != nil {
+		errs = append(errs, a.tpm.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		a.log.Error("close", "error", err)
+	}
+}

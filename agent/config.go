@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/conf"
+)
+
+// Settings is agent.toml. Every key has a default that works on an installed
+// gateway.
+type Settings struct {
+	State    string   `toml:"state"`  // folder of keys, outbox and logs
+	Trust    string   `toml:"trust"`  // folder of fleet.json and operators.json, root-owned
+	Socket   string   `toml:"socket"` // where the CLI asks
+	Helper   string   `toml:"helper"` // the root helper's socket
+	TPM      string   `toml:"tpm"`    // device, or unix:PATH of an emulator
+	Slot     string   `toml:"slot"`   // name of the running slot, where there are slots
+	Identity Identity `toml:"identity"`
+	Health   Health   `toml:"health"`
+	Attest   Attest   `toml:"attest"`
+	Outbox   Outbox   `toml:"outbox"`
+}
+
+// Identity says how the device introduces itself.
+type Identity struct {
+	Model string `toml:"model"` // hardware model; by default what the firmware says
+	Token string `toml:"token"` // one-time enrolment token
+}
+
+// Health says how often the device reports.
+type Health struct {
+	Interval conf.Duration `toml:"interval"`
+}
+
+// Attest says how often the device asks to be judged.
+type Attest struct {
+	Interval conf.Duration `toml:"interval"`
+}
+
+// Outbox bounds what is kept while there is no connection.
+type Outbox struct {
+	MaxMessages int   `toml:"max_messages"`
+	MaxBytes    int64 `toml:"max_bytes"`
+}
+
+// DefaultSettings are the values of all keys that an agent.toml leaves out.
+func DefaultSettings() Settings {
+	return Settings{
+		State:  "/var/lib/gatewarden",
+		Trust:  "/etc/gatewarden/trust",
+		Socket: "/run/gatewarden/agent.sock",
+		Helper: "/run/gatewarden/helper.sock",
+		TPM:    "/dev/tpmrm0",
+		Health: Health{Interval: conf.Duration(time.Minute)},
+		Attest: Attest{Interval: conf.Duration(5 * time.Minute)},
+		Outbox: Outbox{MaxMessages: 20000, MaxBytes: 16 << 20},
+	}
+}
+
+// LoadSettings reads agent.toml strictly and checks it.
+func LoadSettings(path string) (Settings, error) {
+	s := DefaultSettings()
+	if err := conf.Load(path, &s); err != nil {
+		return Settings{}, err
+	}
+	if err := s.check(); err != nil {
+		return Settings{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+func (s *Settings) check() error {
+	for key, path := range map[string]string{"state": s.State, "trust": s.Trust, "socket": s.Socket, "helper": s.Helper} {
+		if !filepath.IsAbs(path) {
+			return fmt.Errorf("`%s` must be an absolute path, it is %q", key, path)
+		}
+	}
+	switch {
+	case s.TPM == "":
+		return errors.New("`tpm` is empty: name the device, such as /dev/tpmrm0")
+	case time.Duration(s.Health.Interval) < time.Second:
+		return errors.New("`health.interval` must be at least 1s")
+	case time.Duration(s.Attest.Interval) < time.Second:
+		return errors.New("`attest.interval` must be at least 1s")
+	case s.Outbox.MaxMessages < 100 || s.Outbox.MaxBytes < 1<<20:
+		return errors.New("`outbox` must hold at least 100 messages and 1048576 bytes")
+	}
+	return nil
+}
+
+// model is what the device calls its hardware.
+func (s *Settings) model() string {
+	if s.Identity.Model != "" {
+		return s.Identity.Model
+	}
+	var parts []string
+	for _, name := range []string{"sys_vendor", "product_name"} {
+		if raw, err := os.ReadFile(filepath.Join("/sys/class/dmi/id", name)); err == nil {
+			parts = append(parts, strings.TrimSpace(string(raw)))
+		}
+	}
+	if name := strings.TrimSpace(strings.Join(parts, " ")); name != "" {
+		return name
+	}
+	return "unknown"
+}

@@ -1,0 +1,130 @@
+// Package evidence answers challenges: it gathers the boot logs, states the
+// claims and has the TPM quote both, with exactly one signature.
+package evidence
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/tpm"
+)
+
+// Config of a Collector. All fields are required.
+type Config struct {
+	TPM    *tpm.TPM
+	AK     *tpm.Key
+	Fleet  string
+	Device string
+	Claims func() attest.Claims // as they are now, but for Keys
+	// Logs opens the event log and the IMA list; nil for one that the machine has not.
+	Logs func(ctx context.Context) (eventLog, ima *os.File, err error)
+}
+
+// Collector is safe for concurrent use.
+type Collector struct {
+	Config
+
+	mu       sync.Mutex
+	eventLog []byte // read once: firmware does not write it after the boot
+}
+
+// New checks c.
+func New(c Config) (*Collector, error) {
+	if c.TPM == nil || c.AK == nil || c.Fleet == "" || c.Device == "" || c.Claims == nil || c.Logs == nil {
+		return nil, errors.New("evidence: incomplete configuration")
+	}
+	return &Collector{Config: c}, nil
+}
+
+// Collect answers challenge. PCR values are read after the quote; if something
+// was extended between the two, the verifier sees that they don't match and asks
+// again. keys are the SPKI hashes of the operational keys to claim: that of the
+// channel which carries the evidence, or the one that a ticket is for.
+func (c *Collector) Collect(ctx context.Context, challenge wire.Challenge, keys ...string) (attest.Evidence, error) {
+	if len(challenge.Nonce) != wire.NonceSize {
+		return attest.Evidence{}, fmt.Errorf("challenge has a nonce of %d bytes, want %d", len(challenge.Nonce), wire.NonceSize)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	stated := c.Claims()
+	stated.Keys = keys
+	claims, err := json.Marshal(stated)
+	if err != nil {
+		return attest.Evidence{}, fmt.Errorf("encode claims: %w", err)
+	}
+	ev := attest.Evidence{Version: 1, Nonce: challenge.Nonce, Claims: claims}
+	qualifying := attest.QualifyingData(c.Fleet, c.Device, challenge.Nonce, claims)
+	if ev.Quote, ev.Signature, err = c.TPM.Quote(ctx, c.AK, qualifying, attest.Selection()); err != nil {
+		return attest.Evidence{}, fmt.Errorf("quote: %w", err)
+	}
+	values, err := c.TPM.ReadPCRs(ctx, attest.Selection())
+	if err != nil {
+		return attest.Evidence{}, fmt.Errorf("read PCRs: %w", err)
+	}
+	ev.PCRs = make(map[int]attest.Digest, len(values))
+	for pcr, value := range values {
+		ev.PCRs[pcr] = value
+	}
+	err = c.addLogs(ctx, &ev, challenge)
+	return ev, err
+}
+
+// addLogs reads the IMA list after the PCRs, so that it can only run ahead of
+// them, and leaves out what the fleet already holds.
+func (c *Collector) addLogs(ctx context.Context, ev *attest.Evidence, challenge wire.Challenge) error {
+	boot, ima, err := c.Logs(ctx)
+	if err != nil {
+		return fmt.Errorf("open boot logs: %w", err)
+	}
+	defer closeAll(boot, ima)
+	if c.eventLog == nil && boot != nil {
+		if c.eventLog, err = readLog(boot, wire.MaxEventLog); err != nil {
+			return fmt.Errorf("read event log: %w", err)
+		}
+	}
+	if len(c.eventLog) > 0 {
+		ev.EventLog = attest.Log{Bytes: c.eventLog, Digest: sha256.Sum256(c.eventLog)}
+		if hex.EncodeToString(ev.EventLog.Digest[:]) == challenge.EventLog {
+			ev.EventLog.Offset, ev.EventLog.Bytes = int64(len(c.eventLog)), nil
+		}
+	}
+	if ima == nil {
+		return nil
+	}
+	list, err := readLog(ima, wire.MaxIMALog)
+	if err != nil {
+		return fmt.Errorf("read IMA list: %w", err)
+	}
+	if len(list) > 0 {
+		ev.IMALog = attest.Log{Bytes: list, Digest: sha256.Sum256(list)}
+	}
+	return nil
+}
+
+func readLog(f *os.File, limit int64) ([]byte, error) {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("longer than %d bytes", limit)
+	}
+	return data, err
+}
+
+func closeAll(files ...*os.File) {
+	for _, f := range files {
+		if f != nil {
+			f.Close() // read-only: nothing to lose
+		}
+	}
+}

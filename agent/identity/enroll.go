@@ -1,0 +1,211 @@
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/tpm"
+)
+
+// enroll obtains a certificate by EK and AK alone: the first one, and every one
+// after the device lost what it had.
+func (i *Identity) enroll(ctx context.Context) error {
+	ek, err := i.cfg.TPM.EK(ctx, i.ek.Kind)
+	if err != nil {
+		return fmt.Errorf("read endorsement key: %w", err)
+	}
+	key, csr, proof, err := i.newKey(ctx)
+	if err != nil {
+		return err
+	}
+	ask := wire.EnrollRequest{
+		Version: 1, EKCertificate: ek.Certificate, EKChain: ek.Chain, EKPublic: ek.Public, AKPublic: i.ak.TPMPublic(),
+		CSR: csr, Key: proof, Model: i.cfg.Model, Hostname: i.cfg.Hostname, Software: i.cfg.Software, Token: i.cfg.Token,
+	}
+	var challenge wire.EnrollChallenge
+	if err := i.postJSON(ctx, request{client: i.anyone.http, path: wire.PathEnroll}, ask, &challenge); err != nil {
+		return err
+	}
+	if challenge.Device != i.Device() {
+		return fmt.Errorf("the fleet calls this device %s, it is %s: check trust/fleet.json", challenge.Device, i.Device())
+	}
+	secret, err := i.cfg.TPM.Activate(ctx, ek, i.ak, challenge.CredentialBlob, challenge.EncryptedSecret)
+	if err != nil {
+		return fmt.Errorf("activate credential: %w", err)
+	}
+	ticket := request{client: i.anyone.http, user: challenge.Ticket, secret: hex.EncodeToString(secret)}
+	chain, err := i.collectCertificate(ctx, ticket, csr, keyHash(key), challenge.Expires)
+	if err != nil {
+		return err
+	}
+	return i.adopt(ctx, key, chain)
+}
+
+// collectCertificate attests and asks for the certificate until an operator or
+// the gate has decided, or the ticket ended.
+func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr []byte, claim string, expires time.Time) ([]*x509.Certificate, error) {
+	attested := false
+	for {
+		if !attested {
+			if err := i.attest(ctx, ticket, claim); err != nil {
+				return nil, err
+			}
+		}
+		r := ticket
+		r.path = wire.PathSimpleEnroll
+		chain, err := i.simpleEnroll(ctx, r, csr)
+		var wait *pending
+		var refused *Refused
+		switch {
+		case err == nil:
+			return chain, nil
+		case errors.As(err, &wait):
+			i.setPhase("waiting for an operator to approve " + i.Device())
+			if err := i.pause(ctx, wait.after); err != nil {
+				return nil, err
+			}
+			attested = true
+		case errors.As(err, &refused) && refused.Rule == wire.RuleStaleVerdict && attested:
+			attested = false
+		default:
+			return nil, err
+		}
+		if now, trusted := i.cfg.Clock.Now(); trusted && now.After(expires) {
+			return nil, errors.New("nobody approved in time; asking again")
+		}
+	}
+}
+
+// renew replaces the certificate with the credential in use: attest, new key,
+// simplereenroll.
+func (i *Identity) renew(ctx context.Context) error {
+	current, ok := i.Current()
+	if !ok {
+		return errors.New("renew: the device has no certificate")
+	}
+	if err := i.attest(ctx, request{client: current.tls.http}, current.SPKI()); err != nil {
+		return err
+	}
+	key, csr, proof, err := i.newKey(ctx)
+	if err != nil {
+		return err
+	}
+	encoded, err := json.Marshal(proof)
+	if err != nil {
+		return fmt.Errorf("encode key proof: %w", err)
+	}
+	chain, err := i.simpleEnroll(ctx, request{
+		client: current.tls.http, path: wire.PathSimpleReenroll, proof: base64.StdEncoding.EncodeToString(encoded),
+	}, csr)
+	if err != nil {
+		return err
+	}
+	return i.adopt(ctx, key, chain)
+}
+
+// newKey makes an operational key, stores it, and proves where it lives. A key
+// that a power cut left behind is used again.
+func (i *Identity) newKey(ctx context.Context) (key *tpm.Key, csr []byte, proof wire.KeyProof, err error) {
+	if key, err = i.pendingKey(ctx); err != nil {
+		return nil, nil, wire.KeyProof{}, err
+	}
+	csr, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: i.Device()}, SignatureAlgorithm: x509.ECDSAWithSHA256,
+	}, key)
+	if err != nil {
+		return nil, nil, wire.KeyProof{}, fmt.Errorf("sign certificate request: %w", err)
+	}
+	proof.Public = key.TPMPublic()
+	proof.Certify, proof.Signature, err = i.cfg.TPM.Certify(ctx, i.ak, key, wire.CertifyQualifyingData(i.cfg.Fleet().Fleet, csr))
+	if err != nil {
+		return nil, nil, wire.KeyProof{}, fmt.Errorf("certify operational key: %w", err)
+	}
+	return key, csr, proof, nil
+}
+
+func (i *Identity) pendingKey(ctx context.Context) (*tpm.Key, error) {
+	if p, err := i.store.readPair(nextFile); err == nil && p.key != nil && len(p.chain) == 0 {
+		if key, err := i.cfg.TPM.LoadKey(ctx, p.key); err == nil {
+			return key, nil
+		}
+	}
+	key, err := i.cfg.TPM.CreateKey(ctx, tpm.Operational)
+	if err != nil {
+		return nil, fmt.Errorf("create operational key: %w", err)
+	}
+	if err := i.store.writePair(nextFile, pair{key: key.PEM()}); err != nil {
+		return nil, fmt.Errorf("store operational key: %w", err)
+	}
+	return key, nil
+}
+
+// adopt makes a new pair the one in use. Durable first: next.pem holds the whole
+// pair before the handshake, so that a cut from here on loses nothing.
+func (i *Identity) adopt(ctx context.Context, key *tpm.Key, chain []*x509.Certificate) error {
+	c, err := i.credential(key, chain)
+	if err != nil {
+		return fmt.Errorf("check the issued certificate: %w", err)
+	}
+	p := pair{key: key.PEM(), chain: chain}
+	if err := i.store.writePair(nextFile, p); err != nil {
+		return fmt.Errorf("store new credential: %w", err)
+	}
+	if err := i.prove(ctx, c); err != nil {
+		return err
+	}
+	if err := i.store.writePair(currentFile, p); err != nil {
+		return fmt.Errorf("store credential: %w", err)
+	}
+	if err := i.store.forgetNext(); err != nil {
+		return fmt.Errorf("drop leftovers: %w", err)
+	}
+	i.mu.Lock()
+	old := i.current
+	i.current = c
+	i.mu.Unlock()
+	i.cfg.Changed(*c)
+	if old != nil {
+		old.tls.http.CloseIdleConnections()
+		i.retire(old.Key)
+	}
+	return nil
+}
+
+// retire unloads the key before last: the last one may still be signing in a
+// handshake or receipt that began before the change.
+func (i *Identity) retire(key *tpm.Key) {
+	if i.retired != nil {
+		i.retired.Close()
+	}
+	i.retired = key
+}
+
+// attest answers a fresh challenge over HTTPS, claiming one key, and takes in the
+// verdict.
+func (i *Identity) attest(ctx context.Context, r request, claim string) error {
+	r.path = wire.PathChallenge
+	var challenge wire.Challenge
+	if err := i.postJSON(ctx, r, struct{}{}, &challenge); err != nil {
+		return fmt.Errorf("get challenge: %w", err)
+	}
+	ev, err := i.cfg.Collect(ctx, challenge, claim)
+	if err != nil {
+		return err
+	}
+	r.path = wire.PathEvidence
+	var verdict wire.Verdict
+	if err := i.postJSON(ctx, r, ev, &verdict); err != nil {
+		return fmt.Errorf("send evidence: %w", err)
+	}
+	i.cfg.Verdict(verdict)
+	return nil
+}

@@ -1,0 +1,178 @@
+package identity
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/est"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+const (
+	requestTimeout = 60 * time.Second // one exchange, on a slow link
+	handshakeLimit = 30 * time.Second
+	minRetryAfter  = 200 * time.Millisecond
+	maxRetryAfter  = 10 * time.Minute
+)
+
+// Refused is the fleet's answer to a request that it understood and declined.
+type Refused struct{ wire.Problem }
+
+func (r *Refused) Error() string {
+	return fmt.Sprintf("the fleet refused (%d): %s: %s", r.Status, r.Title, r.Detail)
+}
+
+// pending is a 202: somebody has to decide first.
+type pending struct{ after time.Duration }
+
+func (p *pending) Error() string { return "waiting for an operator's approval" }
+
+func newHTTP(config *tls.Config) *http.Client {
+	return &http.Client{
+		Timeout: requestTimeout,
+		Transport: &http.Transport{
+			TLSClientConfig: config, TLSHandshakeTimeout: handshakeLimit,
+			MaxIdleConns: 1, IdleConnTimeout: 10 * time.Second, ForceAttemptHTTP2: false,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// request is one call of the fleet's device API.
+type request struct {
+	client *http.Client
+	method string
+	path   string
+	kind   string // content type of body
+	accept string // content type that a good answer must have
+	body   []byte
+	user   string // HTTP Basic, with password
+	secret string
+	proof  string // KeyProofHeader
+}
+
+// call tries each address of the fleet in turn until one answers.
+func (i *Identity) call(ctx context.Context, r request) ([]byte, error) {
+	var errs []error
+	for _, base := range i.cfg.Fleet().API {
+		answer, err := r.send(ctx, base)
+		var refused *Refused
+		var wait *pending
+		if err == nil || errors.As(err, &refused) || errors.As(err, &wait) {
+			return answer, err
+		}
+		errs = append(errs, err)
+	}
+	if len(errs) == 0 {
+		return nil, errors.New("trust/fleet.json names no address of the fleet's API")
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (r request) send(ctx context.Context, base string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, r.method, base+r.path, bytes.NewReader(r.body))
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	if r.kind != "" {
+		req.Header.Set("Content-Type", r.kind)
+	}
+	if r.user != "" {
+		req.SetBasicAuth(r.user, r.secret)
+	}
+	if r.proof != "" {
+		req.Header.Set(wire.KeyProofHeader, r.proof)
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("reach the fleet: %w", err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxMessage+1))
+	if err != nil || len(body) > wire.MaxMessage {
+		return nil, fmt.Errorf("read the fleet's answer (%d bytes so far): %w", len(body), err)
+	}
+	return r.judge(resp, body)
+}
+
+// judge tells the fleet's answers from those of a captive portal or a proxy.
+func (r request) judge(resp *http.Response, body []byte) ([]byte, error) {
+	kind := resp.Header.Get("Content-Type")
+	switch {
+	case resp.StatusCode == http.StatusOK && est.SameType(kind, r.accept):
+		return body, nil
+	case resp.StatusCode == http.StatusAccepted:
+		return nil, &pending{after: retryAfter(resp.Header.Get("Retry-After"))}
+	case est.SameType(kind, "application/problem+json"):
+		var p wire.Problem
+		if err := strictjson.Unmarshal(body, &p); err != nil {
+			return nil, fmt.Errorf("read the fleet's refusal: %w", err)
+		}
+		return nil, &Refused{p}
+	}
+	return nil, fmt.Errorf("%s answered %s with %q where %q was expected: is a proxy or a captive portal in the way?",
+		resp.Request.URL.Host, resp.Status, kind, r.accept)
+}
+
+func retryAfter(header string) time.Duration {
+	seconds, err := strconv.ParseFloat(header, 64)
+	if err != nil {
+		return maxRetryAfter / 10
+	}
+	return min(max(time.Duration(seconds*float64(time.Second)), minRetryAfter), maxRetryAfter)
+}
+
+// postJSON sends body and decodes a JSON answer.
+func (i *Identity) postJSON(ctx context.Context, r request, body, answer any) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encode request: %w", err)
+	}
+	r.method, r.kind, r.accept, r.body = http.MethodPost, "application/json", "application/json", data
+	got, err := i.call(ctx, r)
+	if err != nil {
+		return err
+	}
+	if err := strictjson.Unmarshal(got, answer); err != nil {
+		return fmt.Errorf("read the fleet's answer: %w", err)
+	}
+	return nil
+}
+
+// simpleEnroll is RFC 7030, section 4.2, for both of its paths.
+func (i *Identity) simpleEnroll(ctx context.Context, r request, csr []byte) ([]*x509.Certificate, error) {
+	r.method, r.kind, r.accept = http.MethodPost, "application/pkcs10", "application/pkcs7-mime"
+	r.body = []byte(base64.StdEncoding.EncodeToString(csr))
+	body, err := i.call(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := est.ParseCertsOnly(body)
+	if err != nil {
+		return nil, fmt.Errorf("read certificate: %w", err)
+	}
+	if len(chain) == 0 {
+		return nil, errors.New("the fleet's answer holds no certificate")
+	}
+	return chain, nil
+}
+
+// prove makes a full handshake with a credential that was not used before.
+func (i *Identity) prove(ctx context.Context, c *Credential) error {
+	_, err := i.call(ctx, request{client: c.tls.http, method: http.MethodGet, path: wire.PathCACerts, accept: "application/pkcs7-mime"})
+	if err != nil {
+		return fmt.Errorf("prove the new certificate: %w", err)
+	}
+	return nil
+}

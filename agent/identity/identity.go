@@ -1,0 +1,245 @@
+// Package identity holds who the device is: its attestation key, its operational
+// key and certificate, and the exchanges with the fleet that obtain, renew and
+// recover them.
+//
+// Its promise: the device is never without a way back. A new pair is proven in a
+// full handshake before the old one is dropped, every step survives a power cut,
+// and whatever was lost but the TPM itself is made again from the TPM.
+package identity
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/internal/policy"
+	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/tpm"
+)
+
+// Config of an Identity. All fields but Token and Hostname are required.
+type Config struct {
+	Dir      string // identity/ in the state folder
+	FS       *fsx.FS
+	TPM      *tpm.TPM
+	Fleet    func() *policy.Fleet // the pinned trust/fleet.json
+	Clock    Clock
+	Model    string
+	Hostname string
+	Software string
+	Token    string // one-time enrolment token
+	// Collect answers a challenge with evidence that claims these keys (SPKI hashes).
+	Collect func(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error)
+	// Verdict is told every verdict that an exchange brought.
+	Verdict func(wire.Verdict)
+	// Changed is told of every new credential, after it is durable and proven.
+	Changed func(Credential)
+	// Event records what an operator should learn of.
+	Event func(name, text string)
+	Log   *slog.Logger
+}
+
+// Clock tells the time and whether it may be believed (agent/clock).
+type Clock interface {
+	Now() (now time.Time, trusted bool)
+	Floor() time.Time
+}
+
+// Identity is safe for concurrent use.
+type Identity struct {
+	cfg    Config
+	store  store
+	ek     ekRecord
+	ak     *tpm.Key
+	kick   chan string
+	anyone *anonymous
+
+	exchange sync.Mutex // one exchange with the fleet at a time
+	retired  *tpm.Key   // the key before current; under exchange
+
+	mu      sync.Mutex
+	current *Credential
+	phase   string // what Run is doing, for people
+	last    error  // of the last exchange
+}
+
+// Credential is an operational key with its certificate. It does not change.
+type Credential struct {
+	Key      *tpm.Key
+	Chain    []*x509.Certificate // leaf first
+	Identity string              // subject of the leaf: a device or quarantine id
+	tls      *clientTLS
+}
+
+// Leaf is the device's own certificate.
+func (c *Credential) Leaf() *x509.Certificate { return c.Chain[0] }
+
+// Serial is the leaf's serial number in lower-case hex.
+func (c *Credential) Serial() string { return c.Leaf().SerialNumber.Text(16) }
+
+// SPKI is the SHA-256 (hex) of the leaf's SubjectPublicKeyInfo.
+func (c *Credential) SPKI() string { return SPKI(c.Leaf()) }
+
+// SPKI is the SHA-256 (hex) of a certificate's SubjectPublicKeyInfo.
+func SPKI(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
+
+// keyHash is the SPKI hash of a key that has no certificate yet; "" if it has no
+// such form, which no verifier accepts.
+func keyHash(key *tpm.Key) string {
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
+
+// New loads what Dir holds and makes what is missing in the TPM: the choice of
+// endorsement key and the attestation key. It does not touch the network.
+func New(ctx context.Context, c Config) (*Identity, error) {
+	if c.Dir == "" || c.FS == nil || c.TPM == nil || c.Fleet == nil || c.Clock == nil || c.Model == "" || c.Software == "" ||
+		c.Collect == nil || c.Verdict == nil || c.Changed == nil || c.Event == nil || c.Log == nil {
+		return nil, errors.New("identity: incomplete configuration")
+	}
+	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir}, kick: make(chan string, 1), phase: "starting"}
+	if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make identity folder: %w", err)
+	}
+	if err := i.loadEK(ctx); err != nil {
+		return nil, err
+	}
+	if err := i.loadAK(ctx); err != nil {
+		return nil, err
+	}
+	i.anyone = newAnonymous(c.Fleet, c.Clock)
+	i.loadCredential(ctx)
+	return i, nil
+}
+
+// Device is the device id: it depends on fleet and EK alone.
+func (i *Identity) Device() string { return wire.DeviceID(i.cfg.Fleet().Fleet, i.ek.Name) }
+
+// AK is the attestation key.
+func (i *Identity) AK() *tpm.Key { return i.ak }
+
+// Current returns the credential in use; ok is false while there is none.
+func (i *Identity) Current() (c Credential, ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.current == nil {
+		return Credential{}, false
+	}
+	return *i.current, true
+}
+
+// Keys lists the SPKI hashes of the operational keys, for the claims of a quote.
+func (i *Identity) Keys() []string {
+	if c, ok := i.Current(); ok {
+		return []string{c.SPKI()}
+	}
+	return nil
+}
+
+// Status says in a few words what the identity is waiting for, and the last
+// error, nil if the last exchange went well.
+func (i *Identity) Status() (phase string, last error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.phase, i.last
+}
+
+// SignPayload makes the device's answer to a command: payload is a
+// wire.ReceiptBody in JSON.
+func (i *Identity) SignPayload(payload []byte) (wire.Receipt, error) {
+	c, ok := i.Current()
+	if !ok {
+		return wire.Receipt{}, errors.New("sign receipt: the device has no operational key yet")
+	}
+	digest := sha256.Sum256(wire.ReceiptBytes(payload))
+	signature, err := c.Key.Sign(nil, digest[:], crypto.SHA256)
+	if err != nil {
+		return wire.Receipt{}, fmt.Errorf("sign receipt: %w", err)
+	}
+	return wire.Receipt{Payload: payload, Serial: c.Serial(), Signature: signature}, nil
+}
+
+// loadEK uses the recorded choice of endorsement key, or makes and records it.
+func (i *Identity) loadEK(ctx context.Context) error {
+	found, err := i.store.readEK()
+	if err != nil {
+		return err
+	}
+	if found != nil {
+		i.ek = *found
+		return nil
+	}
+	ek, err := i.cfg.TPM.EK(ctx, "")
+	if err != nil {
+		return fmt.Errorf("find endorsement key: %w", err)
+	}
+	i.ek = ekRecord{Version: 1, Kind: ek.Kind, Name: ek.Name}
+	return i.store.writeEK(i.ek)
+}
+
+// loadAK loads the attestation key. One that is lost, damaged or of a TPM that was
+// cleared is made anew: the fleet then asks an operator.
+func (i *Identity) loadAK(ctx context.Context) error {
+	pem, err := i.store.readAK()
+	if err != nil {
+		return err
+	}
+	if pem != nil {
+		i.ak, err = i.cfg.TPM.LoadKey(ctx, pem)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, tpm.ErrDamaged) && !errors.Is(err, tpm.ErrReplaced) {
+			return fmt.Errorf("load attestation key: %w", err)
+		}
+		i.cfg.Event("identity.ak-lost", "the attestation key can't be used any more and is made anew: "+err.Error())
+	}
+	if i.ak, err = i.cfg.TPM.CreateKey(ctx, tpm.AK); err != nil {
+		return fmt.Errorf("create attestation key: %w", err)
+	}
+	return i.store.writeAK(i.ak.PEM())
+}
+
+// loadCredential loads key and certificate; what can't be loaded is recovered
+// through the fleet, so it is an event and no error.
+func (i *Identity) loadCredential(ctx context.Context) {
+	for _, name := range []string{currentFile, nextFile} {
+		pem, err := i.store.readPair(name)
+		if err != nil {
+			i.cfg.Event("identity.credential-lost", "the stored credential is damaged: "+err.Error())
+			continue
+		}
+		if len(pem.chain) == 0 {
+			continue
+		}
+		key, err := i.cfg.TPM.LoadKey(ctx, pem.key)
+		if err != nil {
+			i.cfg.Event("identity.credential-lost", "the operational key can't be loaded: "+err.Error())
+			continue
+		}
+		c, err := i.credential(key, pem.chain)
+		if err != nil {
+			key.Close()
+			i.cfg.Event("identity.credential-lost", err.Error())
+			continue
+		}
+		i.current = c
+		return
+	}
+}

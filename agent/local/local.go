@@ -1,0 +1,159 @@
+// Package local is how people and programs on the gateway ask the agent what it
+// knows: one JSON document over a Unix socket that the group gatewarden may open.
+// It reads; the one thing it can cause is a fresh attestation.
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// Status is all that the agent tells of itself.
+type Status struct {
+	Software    string       `json:"software"`
+	Fleet       string       `json:"fleet"`
+	Device      string       `json:"device"`
+	Model       string       `json:"model"`
+	Slot        string       `json:"slot,omitempty"`
+	Now         time.Time    `json:"now"`
+	TimeTrusted bool         `json:"time_trusted"`
+	Phase       string       `json:"phase"` // what the identity is doing
+	Problem     string       `json:"problem,omitempty"`
+	Link        Link         `json:"link"`
+	Outbox      Outbox       `json:"outbox"`
+	Certificate *Certificate `json:"certificate,omitempty"`
+	Health      Health       `json:"health"`
+	Verdict     *Verdict     `json:"verdict,omitempty"`
+	AuditIndex  uint64       `json:"audit_index"`
+	AuditHead   string       `json:"audit_head"`
+}
+
+// Link is the connection to the broker.
+type Link struct {
+	Connected bool      `json:"connected"`
+	Identity  string    `json:"identity,omitempty"`
+	Broker    string    `json:"broker,omitempty"`
+	Since     time.Time `json:"since"`
+	LastError string    `json:"last_error,omitempty"`
+}
+
+// Outbox is what waits to be sent.
+type Outbox struct {
+	Pending int    `json:"pending"`
+	Dropped uint64 `json:"dropped"` // lost because it was full, since the start
+}
+
+// Certificate is the operational one in use.
+type Certificate struct {
+	Identity  string    `json:"identity"`
+	Serial    string    `json:"serial"`
+	Issuer    string    `json:"issuer"`
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
+	RenewAt   time.Time `json:"renew_at"`
+	SPKI      string    `json:"spki_sha256"`
+}
+
+// Health is the state of the local checks.
+type Health struct {
+	Grade    string         `json:"grade"`
+	Findings []wire.Finding `json:"findings"`
+}
+
+// Verdict is the fleet's last one, with the time at which it arrived.
+type Verdict struct {
+	Grade       string    `json:"grade"`
+	Gate        wire.Gate `json:"gate"`
+	Issued      time.Time `json:"issued"`
+	Explanation []string  `json:"explanation"`
+}
+
+// Source is what the server asks.
+type Source interface {
+	// Status returns the present state.
+	Status() Status
+	// Attest asks the fleet for a fresh verdict and waits for it.
+	Attest(ctx context.Context) error
+}
+
+const (
+	callTimeout = 45 * time.Second
+	maxAnswer   = 1 << 20 // bytes
+	maxRequest  = 4 << 10 // bytes of a request's header
+)
+
+// Serve answers on l until ctx ends.
+func Serve(ctx context.Context, l net.Listener, source Source) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { write(w, source.Status()) })
+	mux.HandleFunc("POST /v1/attest", func(w http.ResponseWriter, r *http.Request) {
+		if err := source.Attest(r.Context()); err != nil {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			write(w, wire.Problem{Status: http.StatusServiceUnavailable, Title: err.Error(), Detail: "`gatewarden status` shows whether the agent is connected"})
+			return
+		}
+		write(w, source.Status())
+	})
+	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 2 * callTimeout, IdleTimeout: 10 * time.Second, MaxHeaderBytes: maxRequest}
+	stop := context.AfterFunc(ctx, func() { server.Close() }) // answers in flight are of no more use
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve local socket: %w", err)
+	}
+	return ctx.Err()
+}
+
+func write(w http.ResponseWriter, v any) {
+	if w.Header().Get("Content-Type") == "" {
+		w.Header().Set("Content-Type", "application/json")
+	}
+	_ = json.NewEncoder(w).Encode(v) // the caller is gone: nothing to do
+}
+
+// Get asks the agent that listens on socket for its status; with fresh it first
+// has the fleet judge the device anew.
+func Get(ctx context.Context, socket string, fresh bool) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	method, path := http.MethodGet, "/v1/status"
+	if fresh {
+		method, path = http.MethodPost, "/v1/attest"
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, nil)
+	if err != nil {
+		return Status{}, fmt.Errorf("make request: %w", err)
+	}
+	resp, err := (&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}).Do(req)
+	if err != nil {
+		return Status{}, fmt.Errorf("reach the agent at %s: %w\nhint: is gatewarden.service running, and are you in the group gatewarden?", socket, err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return Status{}, fmt.Errorf("read the agent's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var p wire.Problem
+		if json.Unmarshal(data, &p) != nil || p.Title == "" {
+			return Status{}, fmt.Errorf("the agent answered %s", resp.Status)
+		}
+		return Status{}, errors.New(p.Title + "\nhint: " + p.Detail)
+	}
+	var s Status
+	if err := json.Unmarshal(data, &s); err != nil {
+		return Status{}, fmt.Errorf("read the agent's answer: %w", err)
+	}
+	return s, nil
+}

@@ -1,0 +1,382 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gatewarden/gatewarden/agent/identity"
+	"github.com/gatewarden/gatewarden/agent/local"
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+const maxVerdictFile = wire.MaxBody
+
+// Run works until ctx ends or a task fails.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.Close()
+	socket, err := a.listen()
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for _, task := range []func(context.Context) error{
+		a.identity.Run,
+		a.link.Run,
+		a.health.Run,
+		a.settleCommands,
+		a.reportHealth,
+		a.attestRegularly,
+		a.feedWatchdog,
+		func(ctx context.Context) error { return local.Serve(ctx, socket, a) },
+	} {
+		group.Go(func() error { return task(ctx) })
+	}
+	a.log.Info("agent started", "device", a.Device(), "version", a.version)
+	a.event("agent.started", "agent "+a.version+" started")
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		a.log.Warn("tell the service manager", "error", err)
+	}
+	err = group.Wait()
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+// listen opens the local socket for the group of the agent.
+func (a *Agent) listen() (net.Listener, error) {
+	path := a.settings.Socket
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return nil, fmt.Errorf("make folder of the local socket: %w\nhint: `socket` in agent.toml names it", err)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
+		if conn, err := net.Dial("unix", path); err == nil {
+			conn.Close()
+			return nil, fmt.Errorf("another agent answers on %s already", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("remove stale socket: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open local socket: %w\nhint: `socket` in agent.toml names it", err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("open local socket to the group: %w", err)
+	}
+	return l, nil
+}
+
+// handle takes in what the fleet sends.
+func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
+	switch kind {
+	case wire.KindChallenge:
+		if err := a.answer(ctx, payload); err != nil {
+			a.log.Error("answer challenge", "error", err)
+		}
+	case wire.KindVerdict:
+		var v wire.Verdict
+		if err := strictjson.Unmarshal(payload, &v); err != nil || v.Device != a.Device() {
+			a.log.Warn("verdict ignored", "error", err, "device", v.Device)
+			return
+		}
+		a.judged(v)
+		if v.Renew {
+			a.identity.Kick("the verdict is " + v.Grade)
+		}
+	case wire.KindCommand:
+		a.commands.Handle(ctx, payload)
+	default:
+		a.log.Warn("message of unknown kind ignored", "kind", kind)
+	}
+}
+
+func (a *Agent) answer(ctx context.Context, payload []byte) error {
+	var challenge wire.Challenge
+	if err := strictjson.Unmarshal(payload, &challenge); err != nil {
+		return fmt.Errorf("read challenge: %w", err)
+	}
+	ev, err := a.evidence.Collect(ctx, challenge, a.identity.Keys()...)
+	if err != nil {
+		return err
+	}
+	return a.link.Publish(ctx, wire.KindEvidence, ev)
+}
+
+// Attest asks the fleet for a fresh verdict and waits for it.
+func (a *Agent) Attest(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	select {
+	case <-a.verdicts: // of an earlier question
+	default:
+	}
+	if err := a.link.Publish(ctx, wire.KindHello, a.hello()); err != nil {
+		return fmt.Errorf("ask the fleet for a challenge: %w", err)
+	}
+	select {
+	case <-ctx.Done():
+		return errors.New("the fleet sent no verdict within 30 seconds")
+	case <-a.verdicts:
+		return nil
+	}
+}
+
+// judged takes in a verdict, from whichever way it came.
+func (a *Agent) judged(v wire.Verdict) {
+	before := a.verdict.Swap(&v)
+	if err := a.fs.WriteJSON(a.path("verdict.json"), v, 0o600); err != nil {
+		a.log.Error("store verdict", "error", err)
+	}
+	if before == nil || before.Grade != v.Grade {
+		a.log.Info("judged", "grade", v.Grade, "gate", v.Gate)
+	}
+	select {
+	case a.verdicts <- v:
+	default:
+	}
+	a.askReport()
+}
+
+// restoreVerdict shows the last verdict after a restart; a damaged file is as
+// good as none.
+func (a *Agent) restoreVerdict() {
+	var v wire.Verdict
+	err := a.fs.ReadJSON(a.path("verdict.json"), maxVerdictFile, &v)
+	switch {
+	case err == nil:
+		a.verdict.Store(&v)
+	case !errors.Is(err, fs.ErrNotExist):
+		a.log.Warn("stored verdict can't be read; the next one replaces it", "error", err)
+	}
+}
+
+func (a *Agent) credentialChanged(c identity.Credential) {
+	a.event("identity.renewed", fmt.Sprintf("certificate %.8s for %s until %s", c.Serial(), c.Identity, c.Leaf().NotAfter.UTC().Format(time.RFC3339)))
+	if a.link != nil { // nil while New runs
+		a.link.Reconnect()
+	}
+	select {
+	case a.settle <- struct{}{}:
+	default:
+	}
+}
+
+// event writes to the audit log and tells the fleet.
+func (a *Agent) event(name, text string) {
+	entry, err := a.audit.Append(name, text)
+	if err != nil {
+		a.log.Error("record event", "event", name, "error", err)
+		return
+	}
+	a.tell(entry)
+}
+
+// tell sends an audit entry to the fleet.
+func (a *Agent) tell(entry wire.Event) {
+	if err := a.outbox.Put(wire.KindEvent, a.clock.Time(), entry); err != nil {
+		a.log.Error("send event", "event", entry.Name, "error", err)
+	}
+}
+
+// settleCommands answers for commands that a power cut interrupted, at start and
+// with each new credential, because receipts need one.
+func (a *Agent) settleCommands(ctx context.Context) error {
+	for {
+		if _, ok := a.identity.Current(); ok {
+			if err := a.commands.Settle(ctx); err != nil && ctx.Err() == nil {
+				a.log.Error("settle interrupted commands", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			a.commands.Wait()
+			return ctx.Err()
+		case <-a.settle:
+		}
+	}
+}
+
+// attestNow and rotateNow are what the commands of these names do.
+func (a *Agent) attestNow(ctx context.Context) (any, error) {
+	if err := a.Attest(ctx); err != nil {
+		return nil, err
+	}
+	return a.Status().Verdict, nil
+}
+
+func (a *Agent) rotateNow(ctx context.Context) (any, error) {
+	if err := a.identity.Rotate(ctx); err != nil {
+		return nil, err
+	}
+	return a.Status().Certificate, nil
+}
+
+func (a *Agent) hello() wire.Hello { return wire.Hello{Version: 1, Software: a.version, Boot: a.boot} }
+
+func (a *Agent) claims() attest.Claims {
+	_, head := a.audit.Head()
+	c := attest.Claims{
+		Version: 1, Software: a.version, Slot: a.settings.Slot, Audit: head,
+	}
+	if a.health != nil {
+		c.Posture = a.health.Report().Posture
+	}
+	return c
+}
+
+func (a *Agent) certificatePeriod() (notBefore, notAfter time.Time, found bool) {
+	c, ok := a.identity.Current()
+	if !ok {
+		return time.Time{}, time.Time{}, false
+	}
+	return c.Leaf().NotBefore, c.Leaf().NotAfter, true
+}
+
+// askReport sends a health report soon.
+func (a *Agent) askReport() {
+	select {
+	case a.report <- struct{}{}:
+	default:
+	}
+}
+
+// reportHealth puts a report into the outbox at each interval and change.
+func (a *Agent) reportHealth(ctx context.Context) error {
+	ticker := time.NewTicker(time.Duration(a.settings.Health.Interval))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		case <-a.report:
+		}
+		if err := a.outbox.Put(wire.KindHealth, a.clock.Time(), a.healthMessage()); err != nil {
+			a.log.Error("store health report", "error", err)
+		}
+	}
+}
+
+func (a *Agent) healthMessage() wire.Health {
+	report := a.health.Report()
+	_, trusted := a.clock.Now()
+	return wire.Health{
+		Version: 1, Software: a.version, Slot: a.settings.Slot, Grade: report.Grade, Findings: report.Findings, Posture: report.Posture,
+		TimeTrust: trusted, Challenge: a.clock.Challenge(), Dropped: a.outbox.Dropped(),
+	}
+}
+
+// attestRegularly asks to be judged at each interval while there is a connection;
+// each new connection asks by itself.
+func (a *Agent) attestRegularly(ctx context.Context) error {
+	ticker := time.NewTicker(time.Duration(a.settings.Attest.Interval))
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+		if !a.link.Status().Connected {
+			continue
+		}
+		if err := a.link.Publish(ctx, wire.KindHello, a.hello()); err != nil {
+			a.log.Warn("ask for a challenge", "error", err)
+		}
+	}
+}
+
+// feedWatchdog tells the service manager that the agent works, as long as the TPM
+// answers: a chip that hangs hangs the agent, and a restart may help.
+func (a *Agent) feedWatchdog(ctx context.Context) error {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	ticker := time.NewTicker(interval / 2)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+		if _, err := a.tpm.ReadPCRs(ctx, []int{0}); err != nil {
+			a.log.Error("the TPM does not answer; the watchdog is not fed", "error", err)
+			continue
+		}
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
+			a.log.Warn("feed watchdog", "error", err)
+		}
+	}
+}
+
+// Status is what the local socket tells.
+func (a *Agent) Status() local.Status {
+	now, trusted := a.clock.Now()
+	phase, problem := a.identity.Status()
+	connection, report := a.link.Status(), a.health.Report()
+	index, head := a.audit.Head()
+	s := local.Status{
+		Software: a.version, Fleet: a.fleet.Fleet, Device: a.Device(), Model: a.settings.model(), Slot: a.settings.Slot, Now: now, TimeTrusted: trusted, Phase: phase,
+		Link: local.Link{
+			Connected: connection.Connected, Identity: connection.Identity, Broker: connection.Broker,
+			Since: connection.Since, LastError: connection.LastError,
+		},
+		Outbox: local.Outbox{Pending: a.outbox.Pending(), Dropped: a.outbox.Dropped()},
+		Health: local.Health{Grade: report.Grade, Findings: report.Findings}, AuditIndex: index, AuditHead: head,
+	}
+	if problem != nil {
+		s.Problem = problem.Error()
+	}
+	if c, ok := a.identity.Current(); ok {
+		leaf := c.Leaf()
+		s.Certificate = &local.Certificate{
+			Identity: c.Identity, Serial: c.Serial(), Issuer: leaf.Issuer.CommonName, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+			RenewAt: identity.RenewAt(leaf.NotBefore, leaf.NotAfter, leaf.SerialNumber.Bytes()), SPKI: c.SPKI(),
+		}
+	}
+	if v := a.verdict.Load(); v != nil {
+		s.Verdict = &local.Verdict{Grade: v.Grade, Gate: v.Gate, Issued: v.Issued, Explanation: v.Explanation}
+	}
+	return s
+}
+
+// format.json says which layout the state folder has.
+type format struct {
+	Version int `json:"format"`
+}
+
+const stateFormat = 1
+
+// checkFormat marks a new state folder, and refuses one of a later release.
+func checkFormat(files *fsx.FS, path string) error {
+	var f format
+	err := files.ReadJSON(path, 4<<10, &f)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fsx.ErrDamaged) {
+		return files.WriteJSON(path, format{Version: stateFormat}, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("read state format: %w\nhint: `state` in agent.toml must be a folder that this user may read", err)
+	}
+	if f.Version > stateFormat {
+		return fmt.Errorf("the state folder has format %d, this release knows up to %d: install the release that wrote it", f.Version, stateFormat)
+	}
+	return nil
+}

@@ -1,0 +1,245 @@
+package attest
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/sha1"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// corpus returns the folder of recorded logs, or skips.
+func corpus(t testing.TB) string {
+	t.Helper()
+	dir := os.Getenv("GATEWARDEN_CORPUS")
+	if dir == "" {
+		t.Skip("GATEWARDEN_CORPUS is not set: the corpus of recorded boot logs was not run")
+	}
+	return dir
+}
+
+func readFile(t testing.TB, path ...string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(path...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+type manifestEntry struct {
+	Path   string `json:"path"`
+	Expect *struct {
+		Err      *string                      `json:"err"`
+		Events   int                          `json:"events"`
+		Format   string                       `json:"format"`
+		PCRs     map[string]map[string]string `json:"pcrs"`
+		Locality int                          `json:"startup_locality"`
+	} `json:"expect"`
+}
+
+func manifest(t testing.TB, dir string) []manifestEntry {
+	t.Helper()
+	var entries []manifestEntry
+	if err := json.Unmarshal(readFile(t, dir, "manifest.json"), &entries); err != nil {
+		t.Fatal(err)
+	}
+	return entries
+}
+
+func corpusLog(t testing.TB, dir, path string) []byte {
+	t.Helper()
+	raw := readFile(t, dir, path)
+	if strings.HasSuffix(path, ".b64") {
+		decoded, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(raw)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return decoded
+	}
+	return raw
+}
+
+func TestReplayEqualsRecordedPCRsForEveryLogOfTheCorpus(t *testing.T) {
+	dir := corpus(t)
+	logs := 0
+	for _, entry := range manifest(t, dir) {
+		if entry.Expect == nil {
+			continue
+		}
+		logs++
+		t.Run(filepath.Base(entry.Path), func(t *testing.T) {
+			log, err := ParseEventLog(corpusLog(t, dir, entry.Path))
+			if entry.Expect.Err != nil {
+				if err == nil || !strings.Contains(err.Error(), "at byte") {
+					t.Fatalf("got %v, want a refusal with offset and reason", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			count := len(log.Events)
+			if last := log.Events[count-1]; last.PCR < 0 {
+				count-- // Windows ends its logs with a note for PCR 0xffffffff, which the manifest leaves out
+			}
+			if log.Format != entry.Expect.Format || count != entry.Expect.Events || log.Locality != entry.Expect.Locality {
+				t.Errorf("%s, %d events, locality %d; want %+v", log.Format, len(log.Events), log.Locality, entry.Expect)
+			}
+			for bank, want := range entry.Expect.PCRs {
+				compareBank(t, log, bank, want)
+			}
+		})
+	}
+	if logs < 30 {
+		t.Errorf("only %d logs in the manifest", logs)
+	}
+}
+
+func algorithmNamed(t testing.TB, name string) Algorithm {
+	for _, alg := range []Algorithm{AlgSHA1, AlgSHA256, AlgSHA384, AlgSHA512} {
+		if alg.String() == name {
+			return alg
+		}
+	}
+	t.Fatalf("no bank %q", name)
+	return 0
+}
+
+func compareBank(t *testing.T, log *EventLog, bank string, want map[string]string) {
+	t.Helper()
+	got, err := log.ReplayBank(algorithmNamed(t, bank))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(want) {
+		t.Errorf("%s: %d PCRs, want %d", bank, len(got), len(want))
+	}
+	for pcr, value := range got {
+		if hex.EncodeToString(value) != want[fmt.Sprint(pcr)] {
+			t.Errorf("%s PCR %d is %x, want %s", bank, pcr, value, want[fmt.Sprint(pcr)])
+		}
+	}
+	digests, err := log.Replay()
+	if bank != "sha256" {
+		if log.Format == FormatLegacy && !errors.Is(err, ErrNoBank) {
+			t.Errorf("legacy log: got %v, want ErrNoBank", err)
+		}
+		return
+	}
+	if err != nil || len(digests) != len(got) {
+		t.Fatalf("Replay: %d PCRs, %v", len(digests), err)
+	}
+	for pcr, value := range got {
+		if digest := digests[pcr]; !bytes.Equal(digest[:], value) {
+			t.Errorf("PCR %d: Replay %s, ReplayBank %x", pcr, digest, value)
+		}
+	}
+}
+
+func TestReplayEqualsPCRsReadFromTheTPM(t *testing.T) {
+	dir := corpus(t)
+	var recorded map[string]struct {
+		File string                       `json:"corpus_file"`
+		PCRs map[string]map[string]string `json:"pcrs"`
+	}
+	if err := json.Unmarshal(readFile(t, dir, "tpm-pcrs.json"), &recorded); err != nil {
+		t.Fatal(err)
+	}
+	if len(recorded) < 5 {
+		t.Fatalf("only %d recordings", len(recorded))
+	}
+	for name, r := range recorded {
+		t.Run(name, func(t *testing.T) {
+			log, err := ParseEventLog(readFile(t, dir, r.File))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for bank, want := range r.PCRs {
+				got, err := log.ReplayBank(algorithmNamed(t, bank))
+				if err != nil {
+					t.Fatal(err)
+				}
+				for pcr, value := range got {
+					if w := want[fmt.Sprint(pcr)]; w != "" && w != hex.EncodeToString(value) {
+						t.Errorf("%s PCR %d is %x, the TPM had %s", bank, pcr, value, w)
+					}
+				}
+			}
+		})
+	}
+}
+
+// The Windows attestation was made with SHA-1 throughout: its signature and PCRs
+// are right, and Verify's rules refuse it nevertheless.
+func TestWindowsShieldedVMQuoteIsRightAndRefusedForItsSHA1(t *testing.T) {
+	var dump struct {
+		AK    struct{ Public []byte }
+		Quote struct{ Quote, Signature []byte }
+		Log   struct {
+			PCRs []struct {
+				Index, DigestAlg int
+				Digest           []byte
+			}
+			Raw []byte
+		}
+	}
+	data := readFile(t, corpus(t), "eventlogs/google-go-attestation/attest/testdata/windows_gcp_shielded_vm.json")
+	if err := json.Unmarshal(data, &dump); err != nil {
+		t.Fatal(err)
+	}
+	ak, err := parseAK(dump.AK.Public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := sha1.Sum(dump.Quote.Quote)
+	if err := ak.verify(sum[:], dump.Quote.Signature, crypto.SHA1); err != nil {
+		t.Fatal(err)
+	}
+	q, err := parseQuote(dump.Quote.Quote)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pcrs := make([][]byte, 24)
+	for _, p := range dump.Log.PCRs {
+		if p.DigestAlg == int(crypto.SHA1) {
+			pcrs[p.Index] = p.Digest
+		}
+	}
+	if sum := sha1.Sum(bytes.Join(pcrs, nil)); !bytes.Equal(sum[:], q.pcrDigest) {
+		t.Error("PCR values are not those of the quote")
+	}
+	log, err := ParseEventLog(dump.Log.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replay, err := log.ReplayBank(AlgSHA1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pcr, value := range replay {
+		if !bytes.Equal(value, pcrs[pcr]) {
+			t.Errorf("PCR %d does not replay", pcr)
+		}
+	}
+	if q.coversSelection() {
+		t.Error("a quote over the SHA-1 bank passes for one over SHA-256")
+	}
+	_, err = openQuote(ak, dump.Quote.Quote, dump.Quote.Signature)
+	wantRefusal(t, err, "key")
+}
+
+func wantRefusal(t *testing.T, err error, rule string) {
+	t.Helper()
+	var refusal *Refusal
+	if !errors.As(err, &refusal) || refusal.Rule != rule {
+		t.Errorf("got %v, want a refusal by %q", err, rule)
+	}
+}

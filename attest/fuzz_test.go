@@ -1,0 +1,186 @@
+package attest
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"os"
+	"testing"
+)
+
+// seed adds the logs of the corpus, where there is one.
+func seed(f *testing.F) {
+	f.Add(readFile(f, bootData, "ovmf-uki.eventlog"))
+	dir := os.Getenv("GATEWARDEN_CORPUS")
+	if dir == "" {
+		return
+	}
+	for _, entry := range manifest(f, dir) {
+		if entry.Expect != nil {
+			f.Add(corpusLog(f, dir, entry.Path))
+		}
+	}
+}
+
+// Property: a log that parses can be read again from the encoding of its events,
+// to the same PCRs and facts, if SHA-256 is its only bank.
+func FuzzEventLog(f *testing.F) {
+	seed(f)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		log, err := ParseEventLog(raw)
+		if err != nil {
+			return
+		}
+		facts := extractFacts(log, func(int) bool { return true })
+		if _, err := json.Marshal(facts); err != nil {
+			t.Fatal(err)
+		}
+		pcrs, err := log.Replay()
+		if err != nil {
+			return
+		}
+		again := NewEventLog()
+		for _, e := range log.Events[1:] {
+			again = AppendEvent(again, e)
+		}
+		second, err := ParseEventLog(again)
+		if err != nil {
+			if len(again) > maxEventLog || padding(tail(again, log)) {
+				return
+			}
+			t.Fatalf("its own encoding is refused: %v", err)
+		}
+		replayed, err := second.Replay()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for pcr, value := range pcrs {
+			if replayed[pcr] != value && second.Padding == 0 {
+				t.Fatalf("PCR %d: %s, then %s", pcr, value, replayed[pcr])
+			}
+		}
+	})
+}
+
+// tail is the encoding of the last event.
+func tail(raw []byte, log *EventLog) []byte {
+	last := log.Events[len(log.Events)-1]
+	return raw[max(0, len(raw)-50-len(last.Data)):]
+}
+
+// Property: signatures never take more bytes than the lists have.
+func FuzzSignatureLists(f *testing.F) {
+	list := make([]byte, 28+48)
+	copy(list, "\x26\x16\xc4\xc1\x4c\x50\x92\x40\xac\xa9\x41\xf9\x36\x93\x43\x28")
+	binary.LittleEndian.PutUint32(list[16:], uint32(len(list)))
+	binary.LittleEndian.PutUint32(list[24:], 48)
+	f.Add(list)
+	f.Add(append(bytes.Clone(list), list...))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		total := 0
+		if err := walkSignatures(data, func(_ string, s []byte) { total += len(s) + 16 }); err == nil && total > len(data) {
+			t.Fatalf("%d bytes of signatures in %d", total, len(data))
+		}
+	})
+}
+
+// Property: the text of a device path is fit to be shown.
+func FuzzDevicePath(f *testing.F) {
+	f.Add(imageLoad(fileNode(`\EFI\Linux\gw-a.efi`)))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if text := clean(imagePath(data)); len(text) > 4*maxText+4 {
+			t.Fatalf("text of %d bytes", len(text))
+		}
+	})
+}
+
+// Property: the prefix that a list is found to have gives the PCR by itself.
+func FuzzIMA(f *testing.F) {
+	entry, extend := imaEntry("ima-ng", Digest{1}, "boot_aggregate")
+	pcr := Extend(Digest{}, extend)
+	f.Add(entry, pcr[:])
+	f.Add(readFile(f, bootData, "ima-tcb.binary")[:4096], pcr[:])
+	f.Fuzz(func(t *testing.T, list, quoted []byte) {
+		var want Digest
+		copy(want[:], quoted)
+		var value Digest
+		n := uint64(0)
+		facts, err := ReplayIMA(list, want, func(e *IMAEntry) { value = Extend(value, e.extend); n++ })
+		if err == nil && facts.Entries <= n && facts.Ahead == 0 && value != want {
+			t.Fatalf("%d entries give %s, not %s", facts.Entries, value, want)
+		}
+	})
+}
+
+// Property: nothing but what the key signed is ever judged, and no input is
+// trusted but the one that the lab made.
+func FuzzVerify(f *testing.F) {
+	l := newLab(f)
+	data, err := json.Marshal(l.policy)
+	if err != nil {
+		f.Fatal(err)
+	}
+	expect := l.expect
+	if expect.Policy, err = ParsePolicy(data); err != nil {
+		f.Fatal(err)
+	}
+	good := l.evidence()
+	f.Add(good.Quote, good.Signature, good.Claims, good.EventLog.Bytes, []byte(nil))
+	f.Fuzz(func(t *testing.T, quote, signature, claims, log, ima []byte) {
+		ev := Evidence{Version: 1, Quote: quote, Signature: signature, Claims: claims, PCRs: good.PCRs, EventLog: wholeLog(log), IMALog: wholeLog(ima)}
+		r, err := Verify(ev, expect)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(quote, good.Quote) || !bytes.Equal(claims, good.Claims) {
+			t.Fatal("judged what the key did not sign")
+		}
+		if len(r.Explanation()) == 0 || r.Grade() == "" {
+			t.Fatal("a verdict without words")
+		}
+	})
+}
+
+// Property: a public area or quote that parses is the only one with that meaning.
+func FuzzTPMStructures(f *testing.F) {
+	l := newLab(f)
+	ev := l.evidence()
+	f.Add(l.expect.AK, ev.Quote)
+	f.Fuzz(func(t *testing.T, public, quote []byte) {
+		if ak, err := parseAK(public); err == nil && ak.public == nil {
+			t.Fatal("a key without a key")
+		}
+		q, err := parseQuote(quote)
+		if err != nil {
+			return
+		}
+		if _, err := parseQuote(append(bytes.Clone(quote), 0)); err == nil {
+			t.Fatal("a byte behind the quote is accepted")
+		}
+		if q.coversSelection() && len(q.selection) != 1 {
+			t.Fatal("covers more than one bank")
+		}
+	})
+}
+
+// Property: a policy that is accepted is accepted again as it was encoded.
+func FuzzPolicy(f *testing.F) {
+	data, err := json.Marshal(newLab(f).policy)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := ParsePolicy(data)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ParsePolicy(again); err != nil && len(again) <= maxPolicy {
+			t.Fatalf("%q was accepted, its own encoding %q was not: %v", data, again, err)
+		}
+	})
+}

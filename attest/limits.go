@@ -1,0 +1,20 @@
+package attest
+
+// Every length that comes from outside has its limit here, in bytes unless the
+// name says otherwise.
+const (
+	maxEventLog    = 512 << 10 // a firmware event log
+	maxEvents      = 8192      // events in one log, count
+	maxAlgorithms  = 8         // banks in one log, count
+	maxIMALog      = 64 << 20  // an IMA list
+	maxIMATemplate = 64 << 10  // template data of one IMA entry
+	maxIMAName     = 64        // name of an IMA template
+	maxQuote       = 1024      // TPMS_ATTEST
+	maxSignature   = 1024      // TPMT_SIGNATURE
+	maxPublic      = 1024      // TPMT_PUBLIC
+	maxClaims      = 4 << 10   // Claims in JSON
+	maxPolicy      = 1 << 20   // a policy document
+	maxDepth       = 16        // nesting of JSON, levels
+	maxText        = 256       // text of a fact as it is shown, characters
+	maxBlame       = 256       // events of one PCR among which a false one is searched, count
+)

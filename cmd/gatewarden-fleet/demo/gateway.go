@@ -1,0 +1,140 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/gatewarden/gatewarden/agent/local"
+	"github.com/gatewarden/gatewarden/tpm/tpmtest"
+)
+
+// gateway is one machine: TPM, boot software, agent and helper.
+type gateway struct {
+	name    string
+	dir     string
+	run     string // folder of the sockets: their paths must be short
+	binary  string
+	machine *tpmtest.Machine
+	slot    slot
+	id      string // once known
+
+	power  *tpmtest.Power
+	helper *process
+	agent  *process
+}
+
+// newGateway manufactures the machine and installs the software with the trust
+// documents, as an integrator would.
+func newGateway(ctx context.Context, name, dir, run, binary, trust string) (*gateway, error) {
+	g := &gateway{name: name, dir: dir, run: run, binary: binary}
+	var err error
+	if g.machine, err = tpmtest.Manufacture(ctx, filepath.Join(dir, "machine")); err != nil {
+		return nil, err
+	}
+	if g.slot, err = newSlot(filepath.Join(dir, "slot-a")); err != nil {
+		return nil, fmt.Errorf("install slot: %w", err)
+	}
+	for _, sub := range []string{"state", "helper", "boot"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	settings := fmt.Sprintf(`# demo: everything that is not the default
+state = %q
+trust = %q
+socket = %q
+helper = %q
+tpm = %q
+slot = "a"
+[identity]
+model = "demo-gateway"
+[health]
+interval = "2s"
+[attest]
+interval = "5m"
+`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket())
+	return g, os.WriteFile(g.path("agent.toml"), []byte(settings), 0o600)
+}
+
+func (g *gateway) path(name string) string { return filepath.Join(g.dir, name) }
+func (g *gateway) agentSocket() string     { return filepath.Join(g.run, g.name+"-agent.sock") }
+func (g *gateway) helperSocket() string    { return filepath.Join(g.run, g.name+"-helper.sock") }
+func (g *gateway) tpmSocket() string       { return filepath.Join(g.run, g.name+"-tpm.sock") }
+
+// boot switches the machine on: TPM, measurements, then helper and agent.
+func (g *gateway) boot(ctx context.Context, commandLine, trust string) error {
+	var err error
+	if g.power, err = g.machine.PowerOn(ctx); err != nil {
+		return err
+	}
+	// The agent's configuration names the TPM by a path that is always the same.
+	if err := os.Remove(g.tpmSocket()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(g.power.Socket, g.tpmSocket()); err != nil {
+		return err
+	}
+	if err := g.slot.boot(ctx, g.power, commandLine, g.path("boot/eventlog")); err != nil {
+		return fmt.Errorf("boot %s: %w", g.name, err)
+	}
+	g.helper, err = start(g.name+" helper", g.path("helper.log"), g.binary, "helper",
+		"--listen", g.helperSocket(), "--peer-uid", strconv.Itoa(os.Getuid()), "--trust", trust, "--state", g.path("helper"),
+		"--tpm", "unix:"+g.tpmSocket(), "--event-log", g.path("boot/eventlog"), "--ima-log", g.path("boot/ima"))
+	if err != nil {
+		return err
+	}
+	g.agent, err = start(g.name+" agent", g.path("agent.log"), g.binary, "agent", "--config", g.path("agent.toml"))
+	return err
+}
+
+// cut is a power cut: everything stops where it is.
+func (g *gateway) cut() error {
+	g.agent.end(syscall.SIGKILL)
+	g.helper.end(syscall.SIGKILL)
+	return g.power.Kill()
+}
+
+// shutDown ends the machine in order.
+func (g *gateway) shutDown() error {
+	g.agent.end(syscall.SIGTERM)
+	g.helper.end(syscall.SIGTERM)
+	if g.power == nil {
+		return nil
+	}
+	return g.power.Off()
+}
+
+func (g *gateway) failed() error { return errors.Join(g.agent.failed(), g.helper.failed()) }
+
+// status asks the agent as `gatewarden status` does.
+func (g *gateway) status(ctx context.Context) (local.Status, error) {
+	return local.Get(ctx, g.agentSocket(), false)
+}
+
+// awaitStatus waits until the agent's status satisfies ok.
+func (g *gateway) awaitStatus(ctx context.Context, what string, ok func(local.Status) bool) (local.Status, error) {
+	var last local.Status
+	err := await(ctx, g.name+" "+what, func() (bool, error) {
+		if err := g.failed(); err != nil {
+			return false, fatal{err}
+		}
+		s, err := g.status(ctx)
+		if err != nil {
+			return false, err
+		}
+		last = s
+		if ok(s) {
+			return true, nil
+		}
+		if s.Problem != "" {
+			err = errors.New(s.Problem)
+		}
+		return false, err
+	})
+	return last, err
+}

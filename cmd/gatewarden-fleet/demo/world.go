@@ -1,0 +1,201 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet"
+	"github.com/gatewarden/gatewarden/fleet/operator"
+	"github.com/gatewarden/gatewarden/internal/conf"
+)
+
+const (
+	fleetID   = "demo"
+	person    = "olga"  // the operator
+	bystander = "gunda" // known to the fleet, without any role
+)
+
+// world is everything that the demo runs.
+type world struct {
+	dir, run string
+	settings fleet.Settings
+	server   *fleet.Server
+	api      *operator.Client
+	keys     *keyring
+	gateways [2]*gateway
+	random   *rand.Rand
+
+	stop  context.CancelFunc // ends the fleet server
+	ended chan error         // how it ended
+}
+
+// newWorld installs a fleet and two gateways, and starts the fleet server.
+func newWorld(ctx context.Context, c Config, dir string) (*world, error) {
+	w := &world{dir: dir, random: source(c.Seed), ended: make(chan error, 1), stop: func() {}}
+	run, err := os.MkdirTemp("", "gw")
+	if err != nil {
+		return nil, fmt.Errorf("make folder for sockets: %w", err)
+	}
+	w.run = run
+	if err := w.install(ctx, c); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	return w, nil
+}
+
+func (w *world) install(ctx context.Context, c Config) error {
+	if err := w.configure(c); err != nil {
+		return err
+	}
+	if err := fleet.Init(w.settings, time.Now()); err != nil {
+		return err
+	}
+	trust := w.trust()
+	var err error
+	if w.keys, err = newKeyring(ctx, filepath.Join(w.dir, "operators")); err != nil {
+		return err
+	}
+	if err := w.keys.writeOperators(filepath.Join(trust, "operators.json")); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(w.settings.EKRoots, 0o700); err != nil {
+		return err
+	}
+	for i := range w.gateways {
+		name := fmt.Sprintf("gateway-%d", i+1)
+		if w.gateways[i], err = newGateway(ctx, name, filepath.Join(w.dir, name), w.run, c.Gatewarden, trust); err != nil {
+			return err
+		}
+		makers, err := w.gateways[i].machine.CACertificates()
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(w.settings.EKRoots, name+".pem"), makers, 0o600); err != nil {
+			return err
+		}
+	}
+	if err := w.writePolicy(); err != nil {
+		return err
+	}
+	return w.serve()
+}
+
+// configure writes fleet.toml's content as settings, with free ports of loopback.
+func (w *world) configure(c Config) error {
+	ports, err := freePorts(2)
+	if err != nil {
+		return err
+	}
+	s := fleet.DefaultSettings()
+	s.Fleet, s.State = fleetID, filepath.Join(w.dir, "fleet")
+	s.Policy, s.EKRoots = filepath.Join(s.State, "policy.json"), filepath.Join(s.State, "ek-roots")
+	s.Listen = fleet.Listen{API: ports[0], MQTT: ports[1], Dashboard: c.Dashboard, Operator: filepath.Join(w.run, "operator.sock")}
+	s.Public = fleet.Public{API: []string{"https://" + ports[0]}, MQTT: []string{"mqtts://" + ports[1]}}
+	s.Enroll.Retry = retry
+	w.settings = s
+	return nil
+}
+
+// retry keeps a waiting gateway asking often enough for a demo.
+const retry = conf.Duration(300 * time.Millisecond)
+
+// freePorts asks the kernel for n loopback addresses that nobody uses.
+func freePorts(n int) ([]string, error) {
+	var addresses []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer l.Close()
+		addresses = append(addresses, l.Addr().String())
+	}
+	return addresses, nil
+}
+
+// writePolicy states what release 1.0.0 measures, as a release build will do.
+func (w *world) writePolicy() error {
+	b, err := w.gateways[0].slot.measure(goodCommandLine)
+	if err != nil {
+		return fmt.Errorf("measure release: %w", err)
+	}
+	p := attest.Policy{
+		Version: 1, Issued: time.Now().UTC(), Fleet: fleetID,
+		Releases: []attest.Release{b.Release("gatewarden-demo", "1.0.0")},
+	}
+	raw, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(w.settings.Policy, raw, 0o600)
+}
+
+func (w *world) serve() error {
+	logFile, err := os.OpenFile(filepath.Join(w.dir, "fleet.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(logFile, nil))
+	if w.server, err = fleet.New(w.settings, "demo", log); err != nil {
+		return errors.Join(err, logFile.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.ended <- w.server.Run(ctx)
+	}()
+	w.stop = func() {
+		cancel()
+		<-done
+		logFile.Close()
+	}
+	w.api = operator.NewClient(w.settings.Listen.Operator)
+	return nil
+}
+
+func (w *world) trust() string     { return filepath.Join(w.settings.State, "trust") }
+func (w *world) dashboard() string { return w.server.DashboardURL() }
+
+// boot starts a gateway with this kernel command line.
+func (w *world) boot(ctx context.Context, g *gateway, commandLine string) error {
+	return g.boot(ctx, commandLine, w.trust())
+}
+
+// failed returns an error if a part ended by itself.
+func (w *world) failed() error {
+	select {
+	case err := <-w.ended:
+		w.ended <- err
+		return fmt.Errorf("the fleet server ended: %w", err)
+	default:
+	}
+	for _, g := range w.gateways {
+		if err := g.failed(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close ends everything, gateways first, and removes the sockets.
+func (w *world) close() error {
+	var errs []error
+	for _, g := range w.gateways {
+		if g != nil {
+			errs = append(errs, g.shutDown())
+		}
+	}
+	w.stop()
+	errs = append(errs, os.RemoveAll(w.run))
+	return errors.Join(errs...)
+}

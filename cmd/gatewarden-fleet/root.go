@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gatewarden/gatewarden/fleet"
+	"github.com/gatewarden/gatewarden/fleet/operator"
+)
+
+const (
+	exitOK    = 0
+	exitError = 1 // it could not be done; stderr says why and what to do
+	exitUsage = 2 // the command line is wrong
+)
+
+const defaultConfig = "/etc/gatewarden-fleet/fleet.toml"
+
+// version is set by the linker (Makefile).
+var version = "0.0.0-dev"
+
+// usageError marks a wrong command line.
+type usageError struct{ error }
+
+// run is the whole program but for process globals.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot(stdout, stderr)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "gatewarden-fleet: %v\nhint: gatewarden-fleet help lists the verbs\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "gatewarden-fleet: %v\n", err)
+	return exitError
+}
+
+// options are the flags that every verb has.
+type options struct {
+	config string
+	socket string
+	json   bool
+	stdout io.Writer
+	stderr io.Writer
+}
+
+func newRoot(stdout, stderr io.Writer) *cobra.Command {
+	o := &options{stdout: stdout, stderr: stderr}
+	root := &cobra.Command{
+		Use:   "gatewarden-fleet",
+		Short: "server and tools of a fleet of gateways",
+		Long: `gatewarden-fleet enrols gateways, judges how they booted, issues their
+certificates, takes in their health and carries signed commands to them.
+
+Exit codes: 0 done, 1 could not be done (stderr says why), 2 wrong command line.`,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("there is no verb %q", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the server's configuration `FILE`")
+	root.PersistentFlags().StringVar(&o.socket, "socket", "", "reach the server at this `SOCKET` instead of the configured one")
+	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
+	root.AddCommand(serveVerb(o), initVerb(o), demoVerb(o), devicesVerb(o), commandVerb(o), configVerb(o), versionVerb(o))
+	return root
+}
+
+// client reaches the server; a socket on the command line needs no configuration.
+func (o *options) client() (*operator.Client, error) {
+	if o.socket != "" {
+		return operator.NewClient(o.socket), nil
+	}
+	s, err := fleet.LoadSettings(o.config)
+	if err != nil {
+		return nil, err
+	}
+	return operator.NewClient(s.Listen.Operator), nil
+}
+
+func (o *options) printJSON(v any) error {
+	enc := json.NewEncoder(o.stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func (o *options) logger() *slog.Logger { return slog.New(slog.NewTextHandler(o.stderr, nil)) }
+
+func versionVerb(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if o.json {
+				return o.printJSON(map[string]string{"version": version})
+			}
+			fmt.Fprintf(o.stdout, "gatewarden-fleet %s\n", version)
+			return nil
+		},
+	}
+}
+
+func (o *options) fleetName() (string, error) {
+	s, err := fleet.LoadSettings(o.config)
+	return s.Fleet, err
+}

@@ -1,0 +1,29 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/gatewarden/gatewarden/agent"
+)
+
+func agentVerb(o *options) *cobra.Command {
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "run the agent (systemd does this)",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := agent.LoadSettings(o.config)
+			if err != nil {
+				return err
+			}
+			a, err := agent.New(cmd.Context(), s, build(), o.logger(verbose))
+			if err != nil {
+				return err
+			}
+			return a.Run(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log more")
+	return cmd
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gatewarden/gatewarden/agent/clock"
+	"github.com/gatewarden/gatewarden/helper"
+	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/tpm"
+)
+
+// helperIdle is how long the helper waits for work before it leaves memory; its
+// socket starts it again.
+const helperIdle = 30 * time.Second
+
+func helperVerb(o *options) *cobra.Command {
+	c := helper.Config{Reboot: helper.Systemctl, Now: time.Now, Synced: clock.KernelSynced, FS: &fsx.FS{}}
+	var listen, chip string
+	cmd := &cobra.Command{
+		Use:   "helper",
+		Short: "run the root helper (systemd does this)",
+		Long: `Run the part that may change the machine. It has no network, takes requests only
+from the agent's user, and verifies by itself every signed object that a request
+carries. systemd starts it through its socket; with --listen it makes its own.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b := build()
+			c.Software, c.Build, c.Log = b.Version, b.Time, o.logger(false)
+			c.EKName = func(ctx context.Context) ([]byte, error) { return ekName(ctx, chip) }
+			boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+			if err != nil {
+				return fmt.Errorf("read boot id: %w", err)
+			}
+			c.BootID = strings.TrimSpace(string(boot))
+			if c.Listener, err = helperListener(listen, &c); err != nil {
+				return err
+			}
+			return helper.Run(cmd.Context(), c)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&listen, "listen", "", "make the socket at this `PATH` instead of taking systemd's")
+	f.IntVar(&c.PeerUID, "peer-uid", -1, "user id `N` of the agent: the only one that may ask")
+	f.StringVar(&c.Trust, "trust", "/etc/gatewarden/trust", "`FOLDER` of the trust documents, root-owned")
+	f.StringVar(&c.State, "state", "/var/lib/gatewarden-helper", "`FOLDER` of the helper's own records")
+	f.StringVar(&chip, "tpm", "/dev/tpmrm0", "`DEVICE` of the TPM, or unix:PATH of an emulator")
+	f.StringVar(&c.EventLog, "event-log", "/sys/kernel/security/tpm0/binary_bios_measurements", "the firmware's event log `FILE`")
+	f.StringVar(&c.IMALog, "ima-log", "/sys/kernel/security/ima/binary_runtime_measurements", "the kernel's IMA list `FILE`")
+	_ = cmd.MarkFlagRequired("peer-uid") // the flag exists: it was made above
+	return cmd
+}
+
+// helperListener makes the socket, or takes the one that systemd passed; only then
+// it is right to leave when idle.
+func helperListener(path string, c *helper.Config) (*net.UnixListener, error) {
+	if path != "" {
+		return helper.Listen(path, c.PeerUID)
+	}
+	c.Idle = helperIdle
+	l, err := helper.Activated()
+	if err == nil && l == nil {
+		err = errors.New("no socket was passed: start gatewarden-helper.socket, or give --listen PATH")
+	}
+	return l, err
+}
+
+// ekName reads the Name of the endorsement key; the connection to the chip is
+// closed again, because the helper is seldom at work.
+func ekName(ctx context.Context, path string) ([]byte, error) {
+	chip, err := tpm.Open(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	defer chip.Close()
+	ek, err := chip.EK(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	return ek.Name, nil
+}

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+
+	"github.com/gatewarden/gatewarden/agent"
+	"github.com/gatewarden/gatewarden/agent/local"
+)
+
+// Exit codes; the help text of each verb lists those that it uses.
+const (
+	exitOK        = 0
+	exitError     = 1 // it could not be done; stderr says why and what to do
+	exitUsage     = 2 // the command line is wrong
+	exitWarning   = 3 // health: warning or unknown; attest: degraded
+	exitCritical  = 4 // health: critical; attest: untrusted
+	exitNoVerdict = 5 // attest: never judged
+)
+
+const defaultConfig = "/etc/gatewarden/agent.toml"
+
+// exit is an outcome that a code tells, with nothing to print.
+type exit int
+
+func (e exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// usageError marks a wrong command line.
+type usageError struct{ error }
+
+// run is the whole program but for process globals.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot(stdout, stderr)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	var code exit
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "gatewarden: %v\nhint: gatewarden help lists the verbs\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "gatewarden: %v\n", err)
+	return exitError
+}
+
+// options are the flags that every verb has.
+type options struct {
+	config string
+	socket string
+	json   bool
+	stdout io.Writer
+	stderr io.Writer
+}
+
+func newRoot(stdout, stderr io.Writer) *cobra.Command {
+	o := &options{stdout: stdout, stderr: stderr}
+	root := &cobra.Command{
+		Use:   "gatewarden",
+		Short: "security agent of a Linux gateway",
+		Long: `gatewarden proves what this gateway is with its TPM, keeps its certificate
+fresh, reports its health and obeys commands that operators signed.
+
+Exit codes: 0 done, 1 could not be done (stderr says why), 2 wrong command line;
+health and attest use more, see their help.`,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("there is no verb %q", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the agent's configuration `FILE`")
+	root.PersistentFlags().StringVar(&o.socket, "socket", "", "ask the agent at this `SOCKET` instead of the configured one")
+	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
+	root.AddCommand(agentVerb(o), helperVerb(o), statusVerb(o), healthVerb(o), attestVerb(o), certVerb(o), configVerb(o), versionVerb(o))
+	return root
+}
+
+// ask gets the agent's status; a socket on the command line needs no configuration.
+func (o *options) ask(ctx context.Context, fresh bool) (local.Status, error) {
+	socket := o.socket
+	if socket == "" {
+		s, err := agent.LoadSettings(o.config)
+		if err != nil {
+			return local.Status{}, err
+		}
+		socket = s.Socket
+	}
+	return local.Get(ctx, socket, fresh)
+}
+
+func (o *options) printJSON(v any) error {
+	enc := json.NewEncoder(o.stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func (o *options) logger(verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(o.stderr, &slog.HandlerOptions{Level: level}))
+}

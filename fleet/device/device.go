@@ -1,0 +1,185 @@
+// Package device is the API that gateways call: enrolment and recovery, EST
+// (RFC 7030, RFC 8951), challenges and evidence.
+//
+// Its promise: a certificate leaves this server only for a key that was proven to
+// live in the TPM that holds the device's EK, after an operator approved that EK,
+// and never a better one than the gate allows at this moment.
+package device
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet/ca"
+	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/verifier"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// VerdictLife is how old a verdict may be when a certificate is issued by it.
+const VerdictLife = 10 * time.Minute
+
+// Lives of certificates.
+type Lives struct{ Full, Short, Quarantine time.Duration }
+
+// Config of the API. All fields but EKRoots are required.
+type Config struct {
+	Fleet    string
+	Registry *registry.Store
+	CA       *ca.CA
+	Verifier *verifier.Verifier
+	EKRoots  *x509.CertPool // TPM makers; without them every device needs an operator who accepts its EK
+	Lives    Lives
+	Retry    time.Duration         // what a device is told to wait while an operator decides
+	Drop     func(identity string) // end sessions of an identity that lost its certificate
+	Now      func() time.Time
+	Log      *slog.Logger
+}
+
+type api struct{ Config }
+
+// New returns the handler of the API. The TLS configuration of its server must be
+// the one that TLS makes.
+func New(c Config) (http.Handler, error) {
+	if c.Fleet == "" || c.Registry == nil || c.CA == nil || c.Verifier == nil || c.Retry <= 0 || c.Drop == nil || c.Now == nil ||
+		c.Log == nil || c.Lives.Full <= 0 || c.Lives.Short <= 0 || c.Lives.Quarantine <= 0 {
+		return nil, errors.New("device API: incomplete configuration")
+	}
+	a := &api{c}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+wire.PathEnroll, a.handle(a.enroll))
+	mux.HandleFunc("POST "+wire.PathChallenge, a.handle(a.challenge))
+	mux.HandleFunc("POST "+wire.PathEvidence, a.handle(a.evidence))
+	mux.HandleFunc("GET "+wire.PathCACerts, a.handle(a.caCerts))
+	mux.HandleFunc("GET "+wire.PathCSRAttrs, a.handle(a.csrAttrs))
+	mux.HandleFunc("POST "+wire.PathSimpleEnroll, a.handle(a.simpleEnroll))
+	mux.HandleFunc("POST "+wire.PathSimpleReenroll, a.handle(a.simpleReenroll))
+	mux.HandleFunc("/", a.handle(func(http.ResponseWriter, *http.Request) error {
+		return refuse(http.StatusNotFound, "path", "there is nothing here", "the device API is described in docs/protocol.md")
+	}))
+	return mux, nil
+}
+
+// refusal is an answer that tells the device what is wrong and what to do.
+type refusal struct{ wire.Problem }
+
+func (r *refusal) Error() string { return r.Title }
+
+func refuse(status int, rule, title, detail string) error {
+	return &refusal{wire.Problem{Status: status, Rule: rule, Title: title, Detail: detail}}
+}
+
+// handle turns errors into answers. What is not meant for the device is logged
+// and told as no more than an internal error.
+func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := h(w, r)
+		if err == nil {
+			return
+		}
+		var declined *refusal
+		var unproven *attest.Refusal
+		switch {
+		case errors.As(err, &declined):
+		case errors.As(err, &unproven):
+			declined = &refusal{wire.Problem{
+				Status: http.StatusForbidden, Rule: "evidence." + unproven.Rule,
+				Title: unproven.Error(), Detail: "ask for a new challenge and answer it within two minutes",
+			}}
+		default:
+			a.Log.Error("device request", "path", r.URL.Path, "error", err)
+			declined = &refusal{wire.Problem{
+				Status: http.StatusInternalServerError, Title: "the fleet server could not do this now", Detail: "repeat the request later",
+			}}
+		}
+		a.Log.Info("request refused", "path", r.URL.Path, "rule", declined.Rule, "status", declined.Status, "reason", declined.Title)
+		w.Header().Set("Content-Type", "application/problem+json")
+		if declined.Status == http.StatusUnauthorized {
+			w.Header().Set("WWW-Authenticate", `Basic realm="enrolment ticket"`)
+		}
+		w.WriteHeader(declined.Status)
+		_ = json.NewEncoder(w).Encode(declined.Problem) // the device is gone: nothing to do
+	}
+}
+
+// readJSON decodes a request body strictly.
+func readJSON(r *http.Request, limit int64, v any) error {
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		return refuse(http.StatusBadRequest, "body", "the request could not be read: "+err.Error(), "repeat the request")
+	}
+	if int64(len(body)) > limit {
+		return refuse(http.StatusRequestEntityTooLarge, "size", "the request is too large", "see the limits in docs/protocol.md")
+	}
+	if err := strictjson.Unmarshal(body, v); err != nil {
+		return refuse(http.StatusBadRequest, "format", "the request is not what this path takes: "+err.Error(), "see docs/protocol.md")
+	}
+	return nil
+}
+
+func writeJSON(w http.ResponseWriter, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(data) // the device is gone: it will ask again
+	return nil
+}
+
+// caller is who sent a request, proven by certificate or by ticket.
+type caller struct {
+	device registry.Device
+	cert   *x509.Certificate // nil with a ticket
+	ticket *registry.Ticket  // nil with a certificate
+}
+
+func (a *api) challenge(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.authenticate(r)
+	if err != nil {
+		return err
+	}
+	challenge, err := a.Verifier.Challenge(r.Context(), c.device.ID)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, challenge)
+}
+
+func (a *api) evidence(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.authenticate(r)
+	if err != nil {
+		return err
+	}
+	var ev attest.Evidence
+	if err := readJSON(r, wire.MaxMessage, &ev); err != nil {
+		return err
+	}
+	var channel verifier.Channel
+	if c.cert != nil {
+		channel.SPKI = spki(c.cert)
+	} else {
+		channel.Ticket = c.ticket.Key
+	}
+	verdict, err := a.Verifier.Appraise(r.Context(), c.device.ID, channel, ev)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, verdict)
+}
+
+// note writes to the timeline of a device. What it tells of is durable already.
+func (a *api) note(ctx context.Context, device, kind, severity, text string) {
+	err := a.Registry.AddEvent(ctx, registry.Event{Device: device, At: a.Now(), Kind: kind, Severity: severity, Text: text})
+	if err != nil {
+		a.Log.Error("write timeline", "device", device, "error", err)
+	}
+}

@@ -1,0 +1,290 @@
+package device
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet/ca"
+	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/verifier"
+	"github.com/gatewarden/gatewarden/internal/est"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// TicketLife is how long an enrolment may wait for its operator.
+const TicketLife = time.Hour
+
+// enroll answers with a credential that only the TPM with this EK and AK opens.
+func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
+	var ask wire.EnrollRequest
+	if err := readJSON(r, wire.MaxBody, &ask); err != nil {
+		return err
+	}
+	if ask.Version != 1 || len(ask.Model) > wire.MaxText || len(ask.Hostname) > wire.MaxText || len(ask.Software) > wire.MaxText || ask.Model == "" {
+		return refuse(http.StatusBadRequest, "format", "version, model, hostname or software is missing or too long", "see docs/protocol.md")
+	}
+	if ask.Token != "" {
+		return refuse(http.StatusForbidden, "token", "this fleet issues no enrolment tokens", "remove identity.token from agent.toml; an operator approves the device")
+	}
+	d, err := a.identify(ask)
+	if err != nil {
+		return err
+	}
+	key, err := a.checkKey(d.ID, ask.AKPublic, ask.CSR, ask.Key)
+	if err != nil {
+		return err
+	}
+	known, created, err := a.Registry.Enroll(r.Context(), d)
+	if errors.Is(err, registry.ErrConflict) {
+		a.note(r.Context(), d.ID, "ek.conflict", registry.Alarm, "another TPM claims to be this device")
+		return refuse(http.StatusForbidden, "ek-conflict", "this device id belongs to another TPM", "the fleet's operators were told")
+	}
+	if err != nil {
+		return fmt.Errorf("register %s: %w", d.ID, err)
+	}
+	if known.State == registry.Revoked {
+		return refuseRevoked(known)
+	}
+	if created {
+		a.note(r.Context(), d.ID, "device.new", registry.Info, "first contact: "+d.Model+" "+d.Hostname+" waits for approval")
+	}
+	challenge, err := a.ticket(r.Context(), d, ask, key)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, challenge)
+}
+
+// identify checks the endorsement key and derives the device from it.
+func (a *api) identify(ask wire.EnrollRequest) (registry.Device, error) {
+	name, err := verifier.Name(ask.EKPublic)
+	if err == nil {
+		err = verifier.CheckEK(ask.EKPublic)
+	}
+	if err != nil {
+		return registry.Device{}, refuse(http.StatusBadRequest, "ek", "the endorsement key is malformed: "+err.Error(), "see docs/protocol.md")
+	}
+	d := registry.Device{
+		ID: wire.DeviceID(a.Fleet, name), Model: ask.Model, Hostname: ask.Hostname, Software: ask.Software, State: registry.Pending,
+		EKName: name, EKPublic: ask.EKPublic, EKCertificate: ask.EKCertificate, AKPublic: ask.AKPublic, Created: a.Now(), LastSeen: a.Now(),
+	}
+	if len(ask.EKCertificate) == 0 || a.EKRoots == nil {
+		return d, nil
+	}
+	if err := verifier.VerifyEK(ask.EKCertificate, ask.EKChain, a.EKRoots, ask.EKPublic, a.Now()); err != nil {
+		return d, refuse(http.StatusForbidden, "ek-certificate", "the endorsement key's certificate does not hold: "+err.Error(),
+			"add the TPM maker's certificates to ek_roots in fleet.toml if this TPM is genuine")
+	}
+	d.EKVerified = true
+	return d, nil
+}
+
+// checkKey proves that the CSR's key lives in the TPM that holds the AK; it
+// returns the SPKI hash of that key.
+func (a *api) checkKey(id string, ak, csrDER []byte, proof wire.KeyProof) (string, error) {
+	csr, err := est.ParseCSR(csrDER)
+	if err != nil {
+		return "", refuse(http.StatusBadRequest, "csr", err.Error(), "make a PKCS #10 request with an ECDSA P-256 key")
+	}
+	if csr.Subject.CommonName != id {
+		return "", refuse(http.StatusForbidden, "csr", fmt.Sprintf("the request is for %q, the TPM is that of %s", csr.Subject.CommonName, id), "request the device's own id")
+	}
+	if err := verifier.VerifyCertify(ak, proof.Certify, proof.Signature, proof.Public, wire.CertifyQualifyingData(a.Fleet, csrDER)); err != nil {
+		return "", refuse(http.StatusForbidden, "key-proof", "the operational key is not proven to live in this TPM: "+err.Error(), "certify it with the attestation key")
+	}
+	if err := verifier.SameKey(proof.Public, csr.PublicKey); err != nil {
+		return "", refuse(http.StatusForbidden, "key-proof", err.Error(), "certify the key that the request is signed with")
+	}
+	sum := sha256.Sum256(csr.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+func (a *api) ticket(ctx context.Context, d registry.Device, ask wire.EnrollRequest, key string) (wire.EnrollChallenge, error) {
+	random := make([]byte, 16+sha256.Size)
+	if _, err := rand.Read(random); err != nil {
+		return wire.EnrollChallenge{}, fmt.Errorf("make ticket: %w", err)
+	}
+	id, secret := hex.EncodeToString(random[:16]), random[16:]
+	akName, err := verifier.Name(ask.AKPublic)
+	if err != nil {
+		return wire.EnrollChallenge{}, refuse(http.StatusBadRequest, "ak", "the attestation key is malformed: "+err.Error(), "see docs/protocol.md")
+	}
+	blob, encrypted, err := verifier.MakeCredential(ask.EKPublic, akName, secret)
+	if err != nil {
+		return wire.EnrollChallenge{}, refuse(http.StatusBadRequest, "ek", "no credential can be made for this endorsement key: "+err.Error(), "see docs/protocol.md")
+	}
+	expires := a.Now().Add(TicketLife)
+	err = a.Registry.PutTicket(ctx, registry.Ticket{
+		ID: id, Device: d.ID, SecretHash: sha256.Sum256(secret), CSRHash: sha256.Sum256(ask.CSR), Key: key, AKPublic: ask.AKPublic, Expires: expires,
+	})
+	if err != nil {
+		return wire.EnrollChallenge{}, fmt.Errorf("store ticket: %w", err)
+	}
+	return wire.EnrollChallenge{Version: 1, Ticket: id, Device: d.ID, CredentialBlob: blob, EncryptedSecret: encrypted, Expires: expires.UTC()}, nil
+}
+
+func (a *api) caCerts(w http.ResponseWriter, _ *http.Request) error {
+	return est.WriteCertsOnly(w, a.CA.Certificates())
+}
+
+// csrAttrs asks for an ECDSA P-256 key (RFC 8951, section 4).
+func (a *api) csrAttrs(w http.ResponseWriter, _ *http.Request) error { return est.WriteCSRAttrs(w) }
+
+func (a *api) simpleEnroll(w http.ResponseWriter, r *http.Request) error {
+	ticket, secret, ok := r.BasicAuth()
+	if !ok {
+		return refuse(http.StatusUnauthorized, "unauthenticated", "an enrolment ticket is needed", "POST "+wire.PathEnroll+" gives one")
+	}
+	c, err := a.byTicket(r.Context(), ticket, secret)
+	if err != nil {
+		return err
+	}
+	csr, err := a.readCSR(r)
+	if err != nil {
+		return err
+	}
+	if sha256.Sum256(csr.Raw) != c.ticket.CSRHash {
+		return refuse(http.StatusForbidden, "csr", "the ticket is for another request", "send the request that the ticket was made for")
+	}
+	if c.device.State == registry.Pending {
+		w.Header().Set("Retry-After", strconv.FormatFloat(a.Retry.Seconds(), 'f', -1, 64))
+		w.WriteHeader(http.StatusAccepted)
+		return nil
+	}
+	return a.issue(w, r, c, csr)
+}
+
+func (a *api) simpleReenroll(w http.ResponseWriter, r *http.Request) error {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return refuse(http.StatusUnauthorized, "unauthenticated", "the certificate to renew is needed", "recover with "+wire.PathEnroll)
+	}
+	c, err := a.byCertificate(r.Context(), r.TLS.PeerCertificates[0])
+	if err != nil {
+		return err
+	}
+	csr, err := a.readCSR(r)
+	if err != nil {
+		return err
+	}
+	var proof wire.KeyProof
+	raw, err := base64.StdEncoding.DecodeString(r.Header.Get(wire.KeyProofHeader))
+	if err == nil {
+		err = strictjson.Unmarshal(raw, &proof)
+	}
+	if err != nil {
+		return refuse(http.StatusBadRequest, "key-proof", "the header "+wire.KeyProofHeader+" is missing or malformed", "see docs/protocol.md")
+	}
+	if bytes.Equal(csr.RawSubjectPublicKeyInfo, c.cert.RawSubjectPublicKeyInfo) {
+		return refuse(http.StatusForbidden, "csr", "the request repeats the old key", "make a new key for each certificate")
+	}
+	if _, err := a.checkKey(c.device.ID, c.device.AKPublic, csr.Raw, proof); err != nil {
+		return err
+	}
+	if c.device.State == registry.Pending {
+		return refuse(http.StatusForbidden, "pending", "an operator has to approve this device again", "recover with "+wire.PathEnroll)
+	}
+	return a.issue(w, r, c, csr)
+}
+
+func (a *api) readCSR(r *http.Request) (*x509.CertificateRequest, error) {
+	csr, err := est.ReadCSR(r, wire.MaxBody)
+	if err != nil {
+		return nil, refuse(http.StatusBadRequest, "csr", err.Error(), "send base64 of a PKCS #10 request as application/pkcs10")
+	}
+	return csr, nil
+}
+
+// issue lets the gate decide and hands out what it allows. The journal entry is
+// durable, and the ticket consumed, before the certificate leaves.
+func (a *api) issue(w http.ResponseWriter, r *http.Request, c caller, csr *x509.CertificateRequest) error {
+	ctx, now := r.Context(), a.Now()
+	verdict, err := a.Registry.LastVerdict(ctx, c.device.ID)
+	if errors.Is(err, registry.ErrNotFound) || err == nil && (now.Sub(verdict.At) > VerdictLife || verdict.At.Before(c.device.ApprovedAt)) {
+		return refuse(http.StatusForbidden, wire.RuleStaleVerdict, "the last verdict is too old to issue a certificate by it", "attest again, then repeat the request")
+	}
+	if err != nil {
+		return fmt.Errorf("read verdict of %s: %w", c.device.ID, err)
+	}
+	gate := verifier.GateFor(attest.Grade(verdict.Grade), c.device.State)
+	profile, life, identity := a.allowed(gate, c.device.ID)
+	leaf, chain, err := a.CA.Issue(profile, identity, csr.PublicKey, now, life)
+	if err != nil {
+		return fmt.Errorf("issue certificate for %s: %w", identity, err)
+	}
+	record := registry.Certificate{
+		Serial: leaf.SerialNumber.Text(16), Device: c.device.ID, Identity: identity, Profile: string(profile), SPKI: spki(leaf),
+		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, IssuedAt: now, DER: leaf.Raw,
+	}
+	ticket := ""
+	if c.ticket != nil {
+		ticket = c.ticket.ID
+	}
+	if err := a.Registry.AddCertificate(ctx, record, ticket); err != nil {
+		if errors.Is(err, registry.ErrNotFound) {
+			return refuse(http.StatusUnauthorized, "ticket", "the ticket is unknown, used or expired", "POST "+wire.PathEnroll+" again")
+		}
+		return fmt.Errorf("journal certificate of %s: %w", identity, err)
+	}
+	if err := a.settle(ctx, c, record, gate); err != nil {
+		return err
+	}
+	return est.WriteCertsOnly(w, append([]*x509.Certificate{leaf}, chain...))
+}
+
+// allowed translates the gate's answer. Revoked devices were refused before.
+func (a *api) allowed(gate wire.Gate, id string) (ca.Profile, time.Duration, string) {
+	switch gate {
+	case wire.GateFull:
+		return ca.Full, a.Lives.Full, id
+	case wire.GateShort:
+		return ca.Short, a.Lives.Short, id
+	default:
+		return ca.Quarantine, a.Lives.Quarantine, wire.QuarantineID(id)
+	}
+}
+
+// settle revokes what the new certificate replaces and moves the device's state.
+// A renewal leaves the certificate that asked for it valid: the device drops it
+// when the new one is proven.
+func (a *api) settle(ctx context.Context, c caller, issued registry.Certificate, gate wire.Gate) error {
+	quarantine := gate == wire.GateQuarantine
+	state := registry.Active
+	if quarantine {
+		state = registry.Quarantined
+	}
+	moved := c.device.State != state
+	if moved {
+		if err := a.Registry.SetState(ctx, c.device.ID, state, "fleet", "certificate issued: "+string(gate), a.Now()); err != nil {
+			return fmt.Errorf("set state of %s: %w", c.device.ID, err)
+		}
+	}
+	what := "renewed"
+	if c.ticket != nil {
+		what = "issued by proof of EK and AK"
+	}
+	a.note(ctx, c.device.ID, "certificate."+issued.Profile, registry.Info, fmt.Sprintf("%s certificate %.8s %s", issued.Profile, issued.Serial, what))
+	if !moved && c.ticket == nil && !quarantine {
+		return nil
+	}
+	revoked, err := a.Registry.RevokeCertificates(ctx, c.device.ID, issued.Serial, "superseded", a.Now())
+	if err != nil {
+		return fmt.Errorf("revoke old certificates of %s: %w", c.device.ID, err)
+	}
+	if len(revoked) > 0 {
+		a.Drop(c.device.ID)
+		a.Drop(wire.QuarantineID(c.device.ID))
+	}
+	return nil
+}

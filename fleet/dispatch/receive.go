@@ -1,0 +1,171 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/internal/mqttconn"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// incoming is an outbox message on its way to the registry.
+type incoming struct {
+	identity string
+	device   string
+	kind     wire.Kind
+	up       wire.Up
+}
+
+// receive takes in one message. It blocks when the registry can't follow, which
+// makes the broker wait.
+func (d *Dispatcher) receive(ctx context.Context, m mqttconn.Message) {
+	identity, kind, ok := wire.ParseUp(m.Topic)
+	device, _, known := wire.DeviceOf(identity)
+	if !ok || !known || m.Retained {
+		d.malformed.Add(1)
+		d.cfg.Log.Warn("message ignored: topic is no device's, or it is a retained one")
+		return
+	}
+	switch kind {
+	case wire.KindHello:
+		var hello wire.Hello
+		if err := decodeHello(m.Payload, &hello); err != nil {
+			d.complain(ctx, device, kind, err)
+			return
+		}
+		d.call(ctx, func(ctx context.Context) { d.hello(ctx, device, identity, hello) })
+	case wire.KindEvidence:
+		d.call(ctx, func(ctx context.Context) { d.cfg.OnEvidence(ctx, device, identity, m.Payload) })
+	case wire.KindHealth, wire.KindEvent, wire.KindReceipt, wire.KindLinkTest:
+		up, err := decodeUp(m.Payload)
+		if err != nil {
+			d.complain(ctx, device, kind, err)
+			return
+		}
+		select {
+		case d.ups <- incoming{identity: identity, device: device, kind: kind, up: up}:
+		case <-ctx.Done():
+		}
+	default:
+		d.complain(ctx, device, kind, errors.New("unknown kind"))
+	}
+}
+
+func (d *Dispatcher) call(ctx context.Context, f func(context.Context)) {
+	select {
+	case d.calls <- f:
+	case <-ctx.Done():
+	}
+}
+
+func (d *Dispatcher) hello(ctx context.Context, device, identity string, hello wire.Hello) {
+	known, err := d.cfg.Registry.Device(ctx, device)
+	if err != nil || known.State == registry.Revoked {
+		d.cfg.Log.Warn("hello ignored", "device", device, "state", known.State, "error", err)
+		return
+	}
+	if err := d.cfg.Registry.Touch(ctx, device, hello.Software, d.cfg.Now()); err != nil {
+		d.cfg.Log.Error("cannot note that a device connected", "device", device, "error", err)
+	}
+	d.cfg.OnHello(ctx, device, identity, hello)
+	if err := d.deliverTo(ctx, device, identity); err != nil {
+		d.cfg.Log.Warn("commands not delivered; they will be at the next hello", "device", device, "error", err)
+	}
+}
+
+func decodeHello(payload []byte, h *wire.Hello) error {
+	if len(payload) > wire.MaxBody {
+		return errTooLong
+	}
+	if err := strictjson.Unmarshal(payload, h); err != nil {
+		return err
+	}
+	if h.Version != 1 || len(h.Software) > maxStream || len(h.Boot) > maxStream {
+		return errors.New("version is not 1, or a field is too long")
+	}
+	return nil
+}
+
+var errTooLong = errors.New("message is too long")
+
+// decodeUp reads the outer form of an outbox message. The body is only known to
+// be one JSON value.
+func decodeUp(payload []byte) (wire.Up, error) {
+	var up wire.Up
+	if len(payload) > 2*wire.MaxBody {
+		return up, errTooLong
+	}
+	if err := strictjson.Unmarshal(payload, &up); err != nil {
+		return up, err
+	}
+	switch {
+	case up.Version != 1:
+		return up, fmt.Errorf("version %d is not 1", up.Version)
+	case !streamName(up.Stream):
+		return up, errors.New("stream has no valid name")
+	case up.Seq == 0, up.Prev >= up.Seq, up.Seq > 1<<62:
+		return up, errors.New("sequence numbers make no sense")
+	case len(up.Body) == 0, len(up.Body) > wire.MaxBody:
+		return up, errors.New("body is missing or too long")
+	}
+	return up, nil
+}
+
+func streamName(s string) bool {
+	for _, c := range s {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxStream
+}
+
+// complain counts a message that can't be read and puts one line a minute on
+// the device's timeline.
+func (d *Dispatcher) complain(ctx context.Context, device string, kind wire.Kind, cause error) {
+	d.malformed.Add(1)
+	now := d.cfg.Now()
+	if !d.mayComplain(device, now) {
+		return
+	}
+	d.cfg.Log.Warn("message ignored", "device", device, "error", cause)
+	d.call(ctx, func(ctx context.Context) {
+		if _, err := d.cfg.Registry.Device(ctx, device); err != nil {
+			return
+		}
+		err := d.cfg.Registry.AddEvent(ctx, registry.Event{
+			Device: device, At: now, Kind: "message.malformed", Severity: registry.Warning,
+			Text: fmt.Sprintf("A %s message could not be read: %v.", short(string(kind)), short(cause.Error())),
+		})
+		if err != nil {
+			d.cfg.Log.Error("cannot add to a timeline", "device", device, "error", err)
+		}
+	})
+}
+
+func (d *Dispatcher) mayComplain(device string, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if last, ok := d.complained[device]; ok && now.Sub(last) < complainSpan && now.After(last.Add(-complainSpan)) {
+		return false
+	}
+	if len(d.complained) >= maxComplaint {
+		clear(d.complained)
+	}
+	d.complained[device] = now
+	return true
+}
+
+// short bounds a text that a device chose.
+func short(s string) string {
+	const most = 200
+	if len(s) > most {
+		s = s[:most] + "..."
+	}
+	quoted := fmt.Sprintf("%+q", s)
+	return quoted[1 : len(quoted)-1]
+}

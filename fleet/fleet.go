@@ -1,0 +1,309 @@
+// Package fleet wires the server together: registry, CA, verifier, broker,
+// dispatch and dashboard. It decides nothing itself.
+package fleet
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet/broker"
+	"github.com/gatewarden/gatewarden/fleet/ca"
+	"github.com/gatewarden/gatewarden/fleet/device"
+	"github.com/gatewarden/gatewarden/fleet/dispatch"
+	"github.com/gatewarden/gatewarden/fleet/operator"
+	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/verifier"
+	"github.com/gatewarden/gatewarden/fleet/web"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+const (
+	halfMinute = 30 * time.Second
+	day        = 24 * time.Hour
+	week       = 7 * day
+)
+
+// Server is a fleet server that was set up but may not run yet.
+type Server struct {
+	settings Settings
+	log      *slog.Logger
+	store    *registry.Store
+	ca       *ca.CA
+	service  *serviceCertificate
+	verifier *verifier.Verifier
+	broker   *broker.Broker
+	dispatch *dispatch.Dispatcher
+	policy   atomic.Pointer[attest.Policy]
+
+	api, mqtt, dashboard, operator    net.Listener
+	apiHandler, webHandler, opHandler http.Handler
+}
+
+// New opens everything and takes all ports, so that what can't work is said at
+// once. Close or Run must follow.
+func New(s Settings, version string, log *slog.Logger) (*Server, error) {
+	srv := &Server{settings: s, log: log}
+	if err := srv.open(version); err != nil {
+		srv.Close()
+		return nil, err
+	}
+	return srv, nil
+}
+
+func (s *Server) open(version string) error {
+	steps := []func() error{s.openState, s.openPolicy, s.openVerifier, s.openBroker, s.openDispatch, s.openDeviceAPI, s.openOperatorAPI}
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return s.openDashboard(version)
+}
+
+func (s *Server) openState() (err error) {
+	if s.ca, err = ca.Open(filepath.Join(s.settings.State, "ca")); err != nil {
+		return fmt.Errorf("open CA: %w\nhint: gatewarden-fleet init makes a new fleet", err)
+	}
+	if s.store, err = registry.OpenSQLite(filepath.Join(s.settings.State, "registry.db")); err != nil {
+		return fmt.Errorf("open registry: %w", err)
+	}
+	s.service, err = newServiceCertificate(s.ca, s.settings.hosts())
+	return err
+}
+
+func (s *Server) openPolicy() error {
+	raw, err := os.ReadFile(s.settings.Policy)
+	if err != nil {
+		return fmt.Errorf("read attestation policy: %w\nhint: `policy` in fleet.toml names it; docs/policy.md describes it", err)
+	}
+	p, err := attest.ParsePolicy(raw)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.settings.Policy, err)
+	}
+	s.policy.Store(p)
+	return nil
+}
+
+func (s *Server) openVerifier() (err error) {
+	s.verifier, err = verifier.New(verifier.Config{
+		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.policy.Load, Now: time.Now, Fell: s.fell, Log: s.log.With("part", "verifier"),
+	})
+	return err
+}
+
+// fell ends the session of a device that is not trusted any more. The broker
+// refuses its next one, because the registry says so already.
+func (s *Server) fell(id string) { s.broker.Drop(id) }
+
+func (s *Server) openBroker() (err error) {
+	s.broker, err = broker.New(broker.Config{
+		TLS: &tls.Config{
+			MinVersion: tls.VersionTLS13, GetCertificate: s.service.get, ClientAuth: tls.RequireAndVerifyClientCert,
+			ClientCAs: s.issuers(ca.Full, ca.Quarantine, ca.Service), Time: time.Now,
+			VerifyConnection: func(state tls.ConnectionState) error {
+				return s.checkBrokerPeer(context.Background(), state.PeerCertificates[0])
+			},
+		},
+		Authorize: s.authorize,
+		Limits:    broker.DefaultLimits(),
+		Log:       s.log.With("part", "broker"),
+	})
+	if err != nil {
+		return err
+	}
+	s.mqtt, err = listen("tcp", s.settings.Listen.MQTT, "listen.mqtt")
+	return err
+}
+
+// issuers are the CAs whose certificates a listener takes: never the root alone,
+// so that each listener sees only the kinds that it is for.
+func (s *Server) issuers(profiles ...ca.Profile) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, p := range profiles {
+		pool.AddCert(s.ca.Chain(p)[0])
+	}
+	return pool
+}
+
+// checkBrokerPeer judges a verified certificate: the fleet's own client comes
+// from the services CA, everybody else from the journal.
+func (s *Server) checkBrokerPeer(ctx context.Context, cert *x509.Certificate) error {
+	ours := cert.CheckSignatureFrom(s.ca.Chain(ca.Service)[0]) == nil
+	if ours != (cert.Subject.CommonName == wire.FleetIdentity) {
+		return fmt.Errorf("identity %s is not for this kind of certificate", cert.Subject.CommonName)
+	}
+	if ours {
+		return nil
+	}
+	return device.CheckPeer(ctx, s.store, cert, time.Now())
+}
+
+// authorize decides whether identity may have a session now.
+func (s *Server) authorize(ctx context.Context, identity, _ string, peer *x509.Certificate) error {
+	if err := s.checkBrokerPeer(ctx, peer); err != nil {
+		return err
+	}
+	if identity == wire.FleetIdentity {
+		return nil
+	}
+	id, quarantined, ok := wire.DeviceOf(identity)
+	if !ok {
+		return fmt.Errorf("%s is no device", identity)
+	}
+	d, err := s.store.Device(ctx, id)
+	if err != nil {
+		return fmt.Errorf("device %s: %w", id, err)
+	}
+	if quarantined != (d.State == registry.Quarantined) || d.State == registry.Revoked {
+		return fmt.Errorf("device %s is %s: the identity %s may not connect", id, d.State, identity)
+	}
+	return nil
+}
+
+func (s *Server) openDeviceAPI() error {
+	var roots *x509.CertPool
+	var err error
+	if s.settings.EKRoots != "" {
+		if roots, err = verifier.LoadRoots(s.settings.EKRoots); err != nil {
+			return fmt.Errorf("`ek_roots`: %w", err)
+		}
+	}
+	c := s.settings.Certificates
+	s.apiHandler, err = device.New(device.Config{
+		Fleet: s.settings.Fleet, Registry: s.store, CA: s.ca, Verifier: s.verifier, EKRoots: roots,
+		Lives: device.Lives{Full: time.Duration(c.Full), Short: time.Duration(c.Short), Quarantine: time.Duration(c.Quarantine)},
+		Retry: time.Duration(s.settings.Enroll.Retry), Drop: s.broker.Drop, Now: time.Now, Log: s.log.With("part", "device-api"),
+	})
+	if err != nil {
+		return err
+	}
+	inner, err := listen("tcp", s.settings.Listen.API, "listen.api")
+	if err != nil {
+		return err
+	}
+	s.api = tls.NewListener(inner, device.TLS(s.service.get, s.issuers(ca.Full, ca.Quarantine), s.store, time.Now))
+	return nil
+}
+
+func (s *Server) openOperatorAPI() (err error) {
+	s.opHandler, err = operator.New(operator.Config{
+		Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.broker.Drop, Now: time.Now, Log: s.log.With("part", "operator-api"),
+	})
+	if err != nil {
+		return err
+	}
+	path := s.settings.Listen.Operator
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return fmt.Errorf("make folder of operator socket: %w", err)
+	}
+	if err := removeStaleSocket(path); err != nil {
+		return err
+	}
+	if s.operator, err = listen("unix", path, "listen.operator"); err != nil {
+		return err
+	}
+	return os.Chmod(path, 0o660)
+}
+
+func (s *Server) openDashboard(version string) (err error) {
+	s.webHandler, err = web.New(web.Config{
+		Registry: s.store, Now: time.Now, Fleet: s.settings.Fleet, Version: version, Log: s.log.With("part", "dashboard"),
+	})
+	if err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(s.settings.Listen.Dashboard)
+	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return fmt.Errorf("`listen.dashboard` is %q: until operators can sign in, the dashboard listens on loopback only (127.0.0.1:PORT)", s.settings.Listen.Dashboard)
+	}
+	s.dashboard, err = listen("tcp", s.settings.Listen.Dashboard, "listen.dashboard")
+	return err
+}
+
+// DashboardURL is where the dashboard answers.
+func (s *Server) DashboardURL() string { return "http://" + s.dashboard.Addr().String() + "/" }
+
+// Store is the registry, for the demo's own checks.
+func (s *Server) Store() *registry.Store { return s.store }
+
+// Run serves until ctx ends or a part fails.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.broker.Serve(ctx, s.mqtt) })
+	group.Go(func() error { return s.dispatch.Run(ctx) })
+	group.Go(func() error { return serveHTTP(ctx, s.api, s.apiHandler, s.log) })
+	group.Go(func() error { return serveHTTP(ctx, s.operator, s.opHandler, s.log) })
+	group.Go(func() error { return serveHTTP(ctx, s.dashboard, s.webHandler, s.log) })
+	group.Go(func() error { return s.housekeep(ctx) })
+	err := group.Wait()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// housekeep bounds what the database keeps.
+func (s *Server) housekeep(ctx context.Context) error {
+	ticker := time.NewTicker(10 * time.Minute)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+			if err := s.store.Trim(ctx, 2000, time.Now()); err != nil {
+				s.log.Error("trim registry", "error", err)
+			}
+		}
+	}
+}
+
+// Close releases what New took. It may be called twice.
+func (s *Server) Close() {
+	for _, l := range []net.Listener{s.api, s.mqtt, s.dashboard, s.operator} {
+		if l != nil {
+			l.Close() // closed before or now: either will do
+		}
+	}
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.log.Error("close registry", "error", err)
+		}
+		s.store = nil
+	}
+}
+
+func (s *Server) openDispatch() error {
+	key, err := readMessageKey(s.settings.State)
+	if err != nil {
+		return err
+	}
+	s.dispatch, err = s.newDispatch(key)
+	return err
+}
+
+func (s *Server) newDispatch(key ed25519.PrivateKey) (*dispatch.Dispatcher, error) {
+	own := &attestation{verifier: s.verifier, store: s.store, log: s.log.With("part", "attestation")}
+	d, err := dispatch.New(dispatch.Config{
+		Brokers: []string{"mqtts://" + loopback(s.mqtt.Addr())}, TLS: s.service.client(s.settings.hosts()[0]),
+		Registry: s.store, MessageKey: key,
+		OnHello: own.hello, OnEvidence: own.evidence, Now: time.Now, Log: s.log.With("part", "dispatch"),
+	})
+	own.send = d
+	return d, err
+}

@@ -1,0 +1,78 @@
+package fleet
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gatewarden/gatewarden/fleet/ca"
+	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/internal/policy"
+)
+
+const messageKeyFile = "message.key" // ed25519, PKCS #8 PEM
+
+// Init makes the CA and the message key of a new fleet, and trust/fleet.json,
+// which is what a device is given at install. It refuses to touch a fleet that
+// exists.
+func Init(s Settings, now time.Time) error {
+	files := &fsx.FS{}
+	if _, err := os.Stat(filepath.Join(s.State, messageKeyFile)); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s holds a fleet already: nothing was changed", s.State)
+	}
+	if err := files.MkdirAll(filepath.Join(s.State, "trust"), 0o750); err != nil {
+		return fmt.Errorf("make state folder: %w", err)
+	}
+	if err := ca.Init(filepath.Join(s.State, "ca"), s.Fleet, now); err != nil {
+		return fmt.Errorf("make CA: %w", err)
+	}
+	authority, err := ca.Open(filepath.Join(s.State, "ca"))
+	if err != nil {
+		return fmt.Errorf("open CA: %w", err)
+	}
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make message key: %w", err)
+	}
+	document := policy.Fleet{
+		Version: 1, Issued: now.UTC(), Fleet: s.Fleet, API: s.Public.API, Broker: s.Public.MQTT,
+		Anchors: []string{string(authority.Anchors())}, MessageKeys: [][]byte{public},
+	}
+	if err := files.WriteJSON(filepath.Join(s.State, "trust", "fleet.json"), document, 0o644); err != nil {
+		return fmt.Errorf("write trust/fleet.json: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return fmt.Errorf("encode message key: %w", err)
+	}
+	// Last: its presence says that the fleet is complete.
+	return files.WriteFile(filepath.Join(s.State, messageKeyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+func readMessageKey(state string) (ed25519.PrivateKey, error) {
+	path := filepath.Join(state, messageKeyFile)
+	raw, err := (&fsx.FS{}).ReadFile(path, 4<<10)
+	if err != nil {
+		return nil, fmt.Errorf("read message key: %w\nhint: gatewarden-fleet init makes a new fleet", err)
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		return nil, fmt.Errorf("%s is no PEM file", path)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("parse %s: %w", path, err)
+	}
+	private, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("%s holds no ed25519 key", path)
+	}
+	return private, nil
+}

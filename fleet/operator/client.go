@@ -1,0 +1,101 @@
+package operator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// Client calls the API over its socket. Safe for concurrent use.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient returns a client of the server that listens on socket.
+func NewClient(socket string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}
+	return &Client{socket: socket, http: &http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: dial}}}
+}
+
+// Devices lists those that match query: state, grade, model, search, after.
+func (c *Client) Devices(ctx context.Context, query url.Values) ([]Device, error) {
+	var list []Device
+	err := c.do(ctx, http.MethodGet, "/v1/devices?"+query.Encode(), nil, &list)
+	return list, err
+}
+
+// Device returns all about one.
+func (c *Client) Device(ctx context.Context, id string) (Detail, error) {
+	var d Detail
+	err := c.do(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(id), nil, &d)
+	return d, err
+}
+
+// Approve lets a device in.
+func (c *Client) Approve(ctx context.Context, id string, d Decision) error {
+	return c.do(ctx, http.MethodPost, "/v1/devices/"+url.PathEscape(id)+"/approve", d, nil)
+}
+
+// Revoke shuts a device out for good.
+func (c *Client) Revoke(ctx context.Context, id string, d Decision) error {
+	return c.do(ctx, http.MethodPost, "/v1/devices/"+url.PathEscape(id)+"/revoke", d, nil)
+}
+
+// Command hands in an envelope for one device and returns its hash.
+func (c *Client) Command(ctx context.Context, id string, e wire.Envelope) (string, error) {
+	var answer struct {
+		Envelope string `json:"envelope"`
+	}
+	err := c.do(ctx, http.MethodPost, "/v1/devices/"+url.PathEscape(id)+"/commands", e, &answer)
+	return answer.Envelope, err
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body, answer any) error {
+	var reader io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("encode request: %w", err)
+		}
+		reader = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://fleet"+path, reader)
+	if err != nil {
+		return fmt.Errorf("make request: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("reach the fleet server at %s (is it running, and are you in its group?): %w", c.socket, err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxMessage))
+	if err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var p wire.Problem
+		if json.Unmarshal(data, &p) != nil {
+			return fmt.Errorf("the fleet server answered %s", resp.Status)
+		}
+		return errors.New(p.Title + "\nhint: " + p.Detail)
+	}
+	if answer == nil {
+		return nil
+	}
+	if err := json.Unmarshal(data, answer); err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package registry_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/gatewarden/gatewarden/fleet/registry"
+)
+
+const (
+	killPath   = "GATEWARDEN_TEST_KILL_DB" // set in the child: the database it writes to
+	killDevice = "gw-aaaaaaaaaaaaaaaa"
+)
+
+// TestMain lets the kill test run this binary as the server that dies.
+func TestMain(m *testing.M) {
+	if path := os.Getenv(killPath); path != "" {
+		if err := acceptForEver(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// acceptForEver takes in messages from where the last run ended and prints each
+// that it would acknowledge. The process is killed while it does so.
+func acceptForEver(path string) error {
+	s, err := registry.OpenSQLite(path)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if _, _, err := s.Enroll(ctx, registry.Device{ID: killDevice, EKName: []byte("ek")}); err != nil {
+		return err
+	}
+	for seq := uint64(1); ; {
+		_, upTo, err := s.Accept(ctx, registry.Message{
+			Device: killDevice, Stream: "s", Seq: seq, Prev: seq - 1, Kind: "linktest", Body: json.RawMessage(strconv.FormatUint(seq, 10)),
+			Timeline: []registry.Event{{Kind: "k", Severity: registry.Info, Text: strconv.FormatUint(seq, 10)}},
+		})
+		if err != nil {
+			return err
+		}
+		if upTo < seq {
+			return fmt.Errorf("message %d was not taken in: up to %d", seq, upTo)
+		}
+		fmt.Println(upTo)
+		seq = upTo + 1
+	}
+}
+
+func TestPowerCutLosesNothingThatWasAcknowledged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fleet.db")
+	acked := uint64(0)
+	for round := range 5 {
+		acked = max(acked, runAndKill(t, path, acked, 20+7*round))
+	}
+	s := open(t, path)
+	ms, err := s.Messages(t.Context(), killDevice, "linktest", registry.MaxMessages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := uint64(len(ms)); n < acked {
+		t.Fatalf("%d messages stored, %d acknowledged", n, acked)
+	}
+	for i, m := range ms {
+		if want := uint64(len(ms) - i); m.Seq != want || string(m.Body) != fmt.Sprint(want) {
+			t.Fatalf("message %d at the place of %d", m.Seq, want)
+		}
+	}
+	events := 0
+	for before := int64(0); ; {
+		page, err := s.Events(t.Context(), killDevice, before, registry.MaxPage)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		events, before = events+len(page), page[len(page)-1].ID
+	}
+	if events != len(ms) {
+		t.Errorf("%d effects of %d messages", events, len(ms))
+	}
+}
+
+// runAndKill starts the server, kills it after n acknowledgements above acked and
+// returns the highest acknowledgement that came out.
+func runAndKill(t *testing.T, path string, acked uint64, n int) uint64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), killPath+"="+path)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	seen, fresh := uint64(0), 0
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if seen, err = strconv.ParseUint(lines.Text(), 10, 64); err != nil {
+			t.Fatalf("the server said %q", lines.Text())
+		}
+		if seen > acked {
+			fresh++
+		}
+		if fresh == n {
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := cmd.Wait(); fresh < n || err == nil {
+		t.Fatalf("the server ended by itself after %d messages: %v", fresh, err)
+	}
+	return seen
+}

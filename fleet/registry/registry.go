@@ -1,0 +1,199 @@
+// Package registry is what a fleet knows: devices, certificates, verdicts,
+// messages, commands. All of it lies in one SQL database.
+//
+// Its promise: what a method reported as done survives a power cut, and any
+// number of servers may work on the same database. A method that consumes
+// something (a ticket, a nonce, a sequence number) succeeds once, however often
+// and wherever it is called.
+//
+// Times are kept in milliseconds; a zero time.Time stays zero.
+package registry
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// Callers branch on these.
+var (
+	ErrNotFound = errors.New("not found")                      // unknown, consumed, expired, or another device's: which one stays untold
+	ErrConflict = errors.New("belongs to another TPM")         // a device id is bound to its EK for ever
+	ErrState    = errors.New("not in the device's state")      // AddCertificate: the device is Pending or Revoked
+	ErrTooNew   = errors.New("database is of a newer version") // OpenSQLite: made by a later release than this one
+)
+
+// States of a device.
+const (
+	Pending     = "pending" // enrolled, not approved
+	Active      = "active"
+	Quarantined = "quarantined" // not trusted: holds a quarantine certificate at most
+	Revoked     = "revoked"     // gets nothing more
+)
+
+// Severities of an event.
+const (
+	Info    = "info"
+	Warning = "warning"
+	Alarm   = "alarm"
+)
+
+// Device is one gateway.
+type Device struct {
+	ID            string // wire.DeviceID
+	Model         string // hardware model: the device's claim until it was approved
+	Hostname      string // a claim
+	Software      string // agent version: a claim
+	State         string // Pending, Active, Quarantined, Revoked
+	EKName        []byte // TPM name of the EK; never changes
+	EKPublic      []byte // TPMT_PUBLIC
+	EKCertificate []byte // DER, nil if the chip has none
+	AKPublic      []byte // TPMT_PUBLIC
+	EKVerified    bool   // EKCertificate chains to a maker
+	Grade         string // of the last verdict: trusted, degraded, untrusted; "" before the first
+	GradeAt       time.Time
+	Created       time.Time
+	ApprovedAt    time.Time
+	ApprovedBy    string
+	LastSeen      time.Time
+}
+
+// DeviceRow is a Device as a list shows it: without keys, with the certificate
+// that was issued last.
+type DeviceRow struct {
+	Device
+	CertSerial    string // "" if none was issued
+	CertProfile   string
+	CertNotBefore time.Time
+	CertNotAfter  time.Time
+}
+
+// Filter selects devices; empty fields select all.
+type Filter struct {
+	State  string
+	Grade  string
+	Model  string
+	Search string // beginning of the id (with or without "gw-") or of the host name; case is ignored; costs as much as there are matches
+	After  string // id of the last device of the page before
+	Limit  int    // 1 to MaxPage; 0 means 50
+}
+
+// MaxPage is the largest page of any list.
+const MaxPage = 1000
+
+// Count is the number of devices with one combination of state and grade.
+type Count struct {
+	State, Grade string
+	N            int
+}
+
+// Ticket lets one enrolment proceed: whoever knows its secret holds the EK and
+// the AK, and may have one certificate for one CSR.
+type Ticket struct {
+	ID         string
+	Device     string
+	SecretHash [32]byte // SHA-256 of the credential's secret
+	CSRHash    [32]byte // SHA-256 of the CSR in DER
+	Key        string   // SHA-256 (hex) of the operational key's SubjectPublicKeyInfo
+	AKPublic   []byte   // TPMT_PUBLIC
+	Expires    time.Time
+}
+
+// Certificate is one entry of the CA's journal.
+type Certificate struct {
+	Serial    string // lower-case hex
+	Device    string
+	Identity  string // of the subject: the device, or wire.QuarantineID of it
+	Profile   string // full, short, quarantine, service
+	SPKI      string // SHA-256 (hex) of the SubjectPublicKeyInfo
+	NotBefore time.Time
+	NotAfter  time.Time
+	IssuedAt  time.Time
+	RevokedAt time.Time // zero while it is good
+	Reason    string    // of the revocation
+	DER       []byte
+}
+
+// Verdict is one appraisal.
+type Verdict struct {
+	Device      string
+	At          time.Time
+	Grade       string
+	Gate        string   // wire.Gate
+	Explanation []string // the first line is the summary
+	Rules       json.RawMessage
+	Facts       json.RawMessage
+	Memory      json.RawMessage // AddVerdict stores it as by SetMemory unless nil; not returned by Verdicts
+}
+
+// Message is one that waited in a device's outbox (wire.Up).
+type Message struct {
+	Device   string
+	Stream   string
+	Seq      uint64
+	Prev     uint64
+	Kind     string    // wire.Kind
+	Time     time.Time // the device's clock
+	Received time.Time
+	Body     json.RawMessage
+
+	// Effects are stored in the transaction that accepts the message, and only
+	// if it does; they are Device's, whatever their own Device says. Not returned
+	// by Messages.
+	Timeline []Event
+	Receipt  *ReceiptRecord
+}
+
+// Acceptance is the answer to one Message.
+type Acceptance struct {
+	Accepted bool   // it was new and is durable now
+	UpTo     uint64 // the highest Seq taken in from its stream: what an Ack says
+	Err      error  // why this message can never be accepted, whatever comes before it: ErrNotFound for an unknown device
+}
+
+// Event is a line of a device's timeline.
+type Event struct {
+	ID       int64  // given by the registry, rising
+	Device   string // "" for the fleet's own
+	At       time.Time
+	Kind     string // "enrolled", "verdict.untrusted", ...
+	Severity string // Info, Warning, Alarm
+	Text     string // a sentence
+}
+
+// CommandRecord is one envelope on its way to one device.
+type CommandRecord struct {
+	Hash     string // SHA-256 (hex) of the envelope's command bytes; AddCommand fills it in from Envelope if empty
+	ID       string // the command's id; an altered envelope may carry a known one
+	Device   string
+	Envelope []byte // wire.Envelope in JSON, as handed in
+	Verb     string
+	Reason   string
+	Signers  []string // people, as far as the server could tell
+	Created  time.Time
+	Expires  time.Time // PendingCommands leaves it out from then on; zero: never
+
+	Pending  bool            // no receipt since it was added last
+	Receipts []ReceiptRecord // oldest first
+}
+
+// ReceiptRecord is a device's signed answer to an envelope, already verified.
+type ReceiptRecord struct {
+	Device   string
+	Envelope string // CommandRecord.Hash
+	Outcome  string // wire.Outcome*
+	Rule     string // which rule refused
+	Text     string
+	Received time.Time
+	Receipt  json.RawMessage // wire.Receipt
+}
+
+// AuditEntry is one act of an operator, or of the server on its own.
+type AuditEntry struct {
+	ID     int64
+	At     time.Time
+	By     string // a person's name, or "fleet"
+	Action string // "approve", "revoke", ...
+	Device string
+	Text   string
+}

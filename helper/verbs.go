@@ -1,0 +1,195 @@
+package helper
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/gatewarden/gatewarden/internal/helperwire"
+	"github.com/gatewarden/gatewarden/internal/ledger"
+	"github.com/gatewarden/gatewarden/internal/policy"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// verb is something that the helper can be asked.
+type verb struct {
+	name string
+	do   func(s *server, ctx context.Context, r helperwire.Request) (answer, error)
+}
+
+// verbs lists all of them. One that changes the system verifies what it is handed.
+func verbs() []verb {
+	return []verb{
+		{helperwire.VerbInfo, (*server).info},
+		{helperwire.VerbLogs, (*server).logs},
+		{helperwire.VerbReboot, (*server).reboot},
+	}
+}
+
+func (s *server) answer(ctx context.Context, r helperwire.Request) answer {
+	s.verbs.Lock()
+	defer s.verbs.Unlock()
+	a, err := s.dispatch(ctx, r)
+	a.Version = 1
+	var refusal *policy.Refusal
+	switch {
+	case errors.As(err, &refusal):
+		a.Error = &helperwire.Error{Rule: refusal.Rule, Text: refusal.Text}
+		s.Log.Warn("request was refused", "verb", r.Verb, "rule", refusal.Rule, "id", refusal.ID)
+	case err != nil:
+		a.Error = &helperwire.Error{Text: err.Error()}
+		s.Log.Error("request was not done", "verb", r.Verb, "error", err)
+	}
+	return a
+}
+
+func (s *server) dispatch(ctx context.Context, r helperwire.Request) (answer, error) {
+	if r.Version != 1 {
+		return answer{}, &policy.Refusal{Rule: policy.RuleFormat, Text: fmt.Sprintf("The helper speaks version 1, not %d.", r.Version)}
+	}
+	for _, v := range verbs() {
+		if v.name == r.Verb {
+			return v.do(s, ctx, r)
+		}
+	}
+	return answer{}, &policy.Refusal{Rule: "verb", Text: fmt.Sprintf("The helper has no verb %.40q.", r.Verb)}
+}
+
+func (s *server) info(ctx context.Context, _ helperwire.Request) (answer, error) {
+	fleet, device, err := s.identity(ctx)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{Response: helperwire.Response{Info: &helperwire.Info{
+		Device: device, Fleet: fleet, Software: s.Software, TimeFloor: s.clock.floor, Challenge: s.clock.challenge,
+	}}}, nil
+}
+
+// identity derives fleet and device id from what only root and the TPM can say.
+func (s *server) identity(ctx context.Context) (fleet, device string, err error) {
+	f, err := readTrust(s, policy.FleetFile, policy.ParseFleet)
+	if err != nil {
+		return "", "", err
+	}
+	if err := s.clock.raise(f.Issued); err != nil {
+		return "", "", err
+	}
+	name, err := s.EKName(ctx)
+	if err != nil {
+		return "", "", fmt.Errorf("read endorsement key: %w", err)
+	}
+	return f.Fleet, wire.DeviceID(f.Fleet, name), nil
+}
+
+func (s *server) logs(context.Context, helperwire.Request) (answer, error) {
+	var a answer
+	var files [2]*os.File
+	for i, path := range []string{s.EventLog, s.IMALog} {
+		f, err := openLog(path)
+		if err != nil {
+			a.close()
+			return answer{}, fmt.Errorf("open boot log: %w", err)
+		}
+		if files[i] = f; f != nil {
+			a.files = append(a.files, f)
+		}
+	}
+	a.Logs = &helperwire.Logs{Event: files[0] != nil, IMA: files[1] != nil}
+	return a, nil
+}
+
+// openLog returns nil for a log that the machine does not have. Below /sys the
+// kernel itself places links, and nobody else can.
+func openLog(path string) (*os.File, error) {
+	if path == "" {
+		return nil, nil
+	}
+	flags := os.O_RDONLY | syscall.O_NONBLOCK | syscall.O_CLOEXEC
+	if !strings.HasPrefix(path, "/sys/") {
+		flags |= syscall.O_NOFOLLOW
+	}
+	f, err := os.OpenFile(path, flags, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// reboot verifies the operators' envelope, makes sure that it is never run again,
+// answers, and then reboots.
+func (s *server) reboot(ctx context.Context, r helperwire.Request) (answer, error) {
+	cmd, err := s.authorize(ctx, r.Envelope, policy.VerbReboot)
+	if err != nil {
+		return answer{}, err
+	}
+	return answer{after: func(ctx context.Context) error {
+		s.Log.Info("reboot", "id", cmd.ID, "reason", cmd.Reason)
+		outcome, err := wire.OutcomeDone, s.Reboot(ctx)
+		if err != nil {
+			outcome = wire.OutcomeFailed
+		}
+		return errors.Join(err, s.ledger.Finish(cmd.ID, outcome), s.ledger.Reported(cmd.ID))
+	}}, nil
+}
+
+// authorize checks an envelope for a verb and records, durably, that it begins.
+func (s *server) authorize(ctx context.Context, env *wire.Envelope, verb string) (wire.Command, error) {
+	if env == nil {
+		return wire.Command{}, &policy.Refusal{Rule: policy.RuleUnsigned, Text: fmt.Sprintf("The verb %s takes the operators' signed command.", verb)}
+	}
+	if s.ledger == nil {
+		return wire.Command{}, &policy.Refusal{Rule: "state", Text: "The helper's ledger is damaged, so no command runs; its log says what to do."}
+	}
+	fleet, device, err := s.identity(ctx)
+	if err != nil {
+		return wire.Command{}, err
+	}
+	operators, err := readTrust(s, policy.OperatorsFile, policy.ParseOperators)
+	if err != nil {
+		return wire.Command{}, err
+	}
+	if err := s.clock.raise(operators.Issued); err != nil {
+		return wire.Command{}, err
+	}
+	now, trusted := s.clock.time()
+	cmd, _, err := operators.Authorize(policy.Request{
+		Envelope: *env, Fleet: fleet, Device: device, Now: now, TimeTrusted: trusted, Challenge: s.clock.challenge,
+	})
+	if err != nil {
+		return wire.Command{}, err
+	}
+	if cmd.Verb != verb {
+		return wire.Command{}, &policy.Refusal{Rule: "verb", Text: fmt.Sprintf("The command says %q; the helper was asked to %s.", cmd.Verb, verb), ID: cmd.ID, Verb: cmd.Verb}
+	}
+	return cmd, s.begin(cmd, *env)
+}
+
+func (s *server) begin(cmd wire.Command, env wire.Envelope) error {
+	expires := cmd.Expires
+	if now, _ := s.clock.time(); now.After(expires) {
+		expires = now // it came with our challenge, so its own dates mean nothing
+	}
+	sum := sha256.Sum256(env.Command)
+	err := s.ledger.Begin(ledger.Entry{ID: cmd.ID, Verb: cmd.Verb, Envelope: hex.EncodeToString(sum[:]), Expires: expires})
+	if errors.Is(err, ledger.ErrSeen) {
+		return &policy.Refusal{Rule: "replayed", Text: fmt.Sprintf("A command with id %s began before; each runs once.", cmd.ID), ID: cmd.ID, Verb: cmd.Verb}
+	}
+	return err
+}

@@ -1,0 +1,59 @@
+#!/bin/sh
+# Installs what the demo and the tests need besides Go, on Debian and its kin.
+# Does nothing, quickly, where all of it is there.
+set -eu
+
+packages="swtpm swtpm-tools tpm2-tools mosquitto openssh-client openssl casync git ca-certificates dbus-daemon"
+
+# One command (or file) for each package.
+missing=""
+need() {
+	command -v "$1" >/dev/null 2>&1 || [ -e "/usr/sbin/$1" ] || missing="$missing $2"
+}
+need swtpm swtpm
+need swtpm_setup swtpm-tools
+need tpm2_quote tpm2-tools
+need mosquitto mosquitto
+need ssh-keygen openssh-client
+need openssl openssl
+need casync casync
+need git git
+need dbus-daemon dbus-daemon
+[ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+
+if ! command -v go >/dev/null 2>&1; then
+	echo "setup: Go 1.26 or later is missing: https://go.dev/dl/" >&2
+	exit 1
+fi
+version=$(go env GOVERSION)
+minor=${version#go1.}
+minor=${minor%%[!0-9]*}
+if [ "${version#go1.}" != "$version" ] && [ "${minor:-0}" -lt 26 ]; then
+	echo "setup: $version is too old; Go 1.26 or later is needed: https://go.dev/dl/" >&2
+	exit 1
+fi
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+	echo "setup: installing$missing"
+	# The broker is started by the tests that need it, never by the system.
+	policy=/usr/sbin/policy-rc.d
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+		trap 'rm -f "$policy"' EXIT
+	fi
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get update -q
+	# shellcheck disable=SC2086 # a list of words
+	apt-get install -q -y --no-install-recommends $missing
+	exit 0
+fi
+if command -v apt-get >/dev/null 2>&1; then
+	echo "setup: these are missing:$missing. Run:" >&2
+	echo "    sudo apt-get update && sudo apt-get install --no-install-recommends$missing" >&2
+else
+	echo "setup: these are missing (Debian's names):$missing. Install them, then try again." >&2
+	echo "setup: the full list is: $packages" >&2
+fi
+exit 1

@@ -1,0 +1,151 @@
+package tpm
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+)
+
+// TPM is one connection to a chip. Safe for concurrent use: one goroutine owns the
+// connection and runs one operation after the other.
+type TPM struct {
+	chip     transport.TPM
+	ops      chan *op
+	closing  chan struct{} // closed by Close
+	ended    chan struct{} // closed when the owner has left
+	once     sync.Once
+	closeErr error
+	commands atomic.Uint64
+	since    atomic.Int64 // when a caller gave up the operation that runs (Unix ns), else 0
+
+	// What follows belongs to the owner goroutine.
+	loaded []*object
+	clock  uint64 // counts uses, for least-recently-used
+	// primaries are EKs and SRKs by the Name of their template or handle.
+	primaries  map[string]*object
+	persistent []tpm2.TPMHandle // what the chip had when it was first asked; nil before
+}
+
+// Open connects to a chip: a character device ("/dev/tpmrm0"), or the Unix socket
+// after "unix:". It sends no command. Errors: ErrAbsent, ErrBusy.
+func Open(ctx context.Context, path string) (*TPM, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("open TPM: %w", err)
+	}
+	s, err := dial(path)
+	if err != nil {
+		return nil, fmt.Errorf("open TPM: %w", err)
+	}
+	return New(s), nil
+}
+
+// New wraps a transport. If it has a Close method, Close calls it.
+func New(chip transport.TPM) *TPM {
+	t := &TPM{
+		chip:      chip,
+		ops:       make(chan *op),
+		closing:   make(chan struct{}),
+		ended:     make(chan struct{}),
+		primaries: make(map[string]*object),
+	}
+	go t.own()
+	return t
+}
+
+// Commands is the number of TPM commands sent so far, repeats included.
+func (t *TPM) Commands() uint64 { return t.commands.Load() }
+
+// Close flushes what is loaded and closes the connection. It does not wait for a
+// chip that does not answer, beyond a second. Keys of this TPM can't be used afterwards.
+func (t *TPM) Close() error {
+	t.once.Do(func() {
+		close(t.closing)
+		select {
+		case <-t.ended:
+		case <-time.After(closeTimeout):
+		}
+		t.closeErr = t.disconnect() // wakes a stuck owner if anything can
+	})
+	return t.closeErr
+}
+
+func (t *TPM) disconnect() error {
+	if c, ok := t.chip.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// own runs operations until Close. An operation that was given up is finished
+// nevertheless, so that chip and bookkeeping agree.
+func (t *TPM) own() {
+	defer close(t.ended)
+	for {
+		select {
+		case o := <-t.ops:
+			o.run()
+		case <-t.closing:
+			t.flushAll()
+			return
+		}
+	}
+}
+
+// do has the owner run fn. It returns when fn has, or when ctx ends: then nothing
+// that fn writes may be read, and what fn created is flushed.
+func (t *TPM) do(ctx context.Context, what string, fn func(*op) error) error {
+	if since := t.since.Load(); since != 0 && time.Since(time.Unix(0, since)) > stuckAfter {
+		return fmt.Errorf("%s: %w", what, silent(nil))
+	}
+	o := &op{t: t, ctx: ctx, fn: fn, done: make(chan error, 1)}
+	select {
+	case t.ops <- o:
+	case <-t.closing:
+		return fmt.Errorf("%s: %w", what, errClosed())
+	case <-ctx.Done():
+		return explain(what, ctx.Err())
+	}
+	select {
+	case err := <-o.done:
+		return explain(what, err)
+	case <-ctx.Done():
+	}
+	return t.abandon(o, what)
+}
+
+// abandon gives up on an operation, unless it ended at that very moment.
+func (t *TPM) abandon(o *op, what string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	select {
+	case err := <-o.done:
+		return explain(what, err)
+	default:
+	}
+	o.given = true
+	t.since.Store(time.Now().UnixNano())
+	return explain(what, o.ctx.Err())
+}
+
+func errClosed() error { return classify(ErrAbsent, "this connection was closed", nil) }
+
+// flushAll empties the chip of what this connection loaded, as far as it answers.
+func (t *TPM) flushAll() {
+	o := &op{t: t}
+	for _, obj := range t.loaded {
+		_ = o.cleanly(func() error { return o.flush(obj.handle) })
+	}
+	t.loaded = nil
+}
+
+// flush removes a transient object or session from the chip.
+func (o *op) flush(h tpm2.TPMHandle) error {
+	_, err := tpm2.FlushContext{FlushHandle: h}.Execute(o)
+	return err
+}
