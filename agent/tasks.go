@@ -125,7 +125,7 @@ func (a *Agent) Attest(ctx context.Context) error {
 	case <-a.verdicts: // of an earlier question
 	default:
 	}
-	if err := a.link.Publish(ctx, wire.KindHello, a.hello()); err != nil {
+	if err := a.askAgain(ctx); err != nil {
 		return fmt.Errorf("ask the fleet for a challenge: %w", err)
 	}
 	select {
@@ -226,7 +226,16 @@ func (a *Agent) rotateNow(ctx context.Context) (any, error) {
 	return a.Status().Certificate, nil
 }
 
-func (a *Agent) hello() wire.Hello { return wire.Hello{Version: 1, Software: a.version, Boot: a.boot} }
+// hello is the first message of each connection; askAgain the same later on.
+func (a *Agent) hello() wire.Hello {
+	return wire.Hello{Version: 1, Software: a.version, Boot: a.boot, Connected: true}
+}
+
+func (a *Agent) askAgain(ctx context.Context) error {
+	again := a.hello()
+	again.Connected = false
+	return a.link.Publish(ctx, wire.KindHello, again)
+}
 
 func (a *Agent) claims() attest.Claims {
 	_, head := a.audit.Head()
@@ -295,7 +304,7 @@ func (a *Agent) attestRegularly(ctx context.Context) error {
 		if !a.link.Status().Connected {
 			continue
 		}
-		if err := a.link.Publish(ctx, wire.KindHello, a.hello()); err != nil {
+		if err := a.askAgain(ctx); err != nil {
 			a.log.Warn("ask for a challenge", "error", err)
 		}
 	}

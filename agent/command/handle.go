@@ -34,6 +34,9 @@ func (d *Dispatcher) Handle(ctx context.Context, payload []byte) {
 	}
 	// Said at once, though it is asked again when the command's turn has come.
 	cmd, _, refusal := d.authorize(env)
+	if refusal != nil && d.repeats(env, refusal) {
+		return
+	}
 	if refusal == nil && !d.enqueue() {
 		refusal = &policy.Refusal{Rule: RuleBusy, Text: "Too many commands run or wait on this device; send it again later.", ID: cmd.ID, Verb: cmd.Verb}
 	}
@@ -85,6 +88,13 @@ func (d *Dispatcher) authorize(env wire.Envelope) (wire.Command, []string, *poli
 	return cmd, people, nil
 }
 
+// repeats reports whether env is the very envelope that is running: the fleet
+// delivers at least once, and the receipt is still to come.
+func (d *Dispatcher) repeats(env wire.Envelope, r *policy.Refusal) bool {
+	e, seen := d.Ledger.Get(r.ID)
+	return r.Rule == RuleReplayed && seen && e.Envelope == digest(env.Command) && d.isRunning(r.ID)
+}
+
 func replayed(e ledger.Entry) *policy.Refusal {
 	state := "it has not ended yet"
 	if e.Outcome != "" {
@@ -100,7 +110,9 @@ func (d *Dispatcher) process(ctx context.Context, env wire.Envelope) {
 		refusal = d.begin(cmd, env, people)
 	}
 	if refusal != nil {
-		d.refuse(env, refusal)
+		if !d.repeats(env, refusal) {
+			d.refuse(env, refusal)
+		}
 		return
 	}
 	defer d.ended(cmd.ID)

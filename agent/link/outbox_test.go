@@ -84,9 +84,7 @@ func TestWhatPutAcceptedIsThereAfterReopening(t *testing.T) {
 }
 
 func TestSecondProcessCanNotOpenTheOutbox(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for the lock")
-	}
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "outbox.db")
 	open(t, path, DefaultLimits())
 	if o, err := OpenOutbox(path, DefaultLimits(), quiet()); err == nil {
@@ -223,6 +221,7 @@ func TestLaterFormatIsRefusedAndKept(t *testing.T) {
 
 // Every page and a sweep of bytes of a real file: truncated, zeroed, flipped.
 func TestDamagedOutboxIsReportedAndRebuilt(t *testing.T) {
+	t.Parallel()
 	sample := filepath.Join(t.TempDir(), "outbox.db")
 	o := open(t, sample, DefaultLimits())
 	for i := range 40 {
@@ -240,7 +239,6 @@ func TestDamagedOutboxIsReportedAndRebuilt(t *testing.T) {
 	}
 	dir, rebuilt, n := t.TempDir(), 0, 0
 	try := func(what string, data []byte) {
-		t.Log(what)
 		n++
 		path := filepath.Join(dir, fmt.Sprintf("%d.db", n))
 		if err := os.WriteFile(path, data, 0o600); err != nil {

@@ -20,15 +20,15 @@ func TestBrokerDyingAtRandomMomentsLosesAndDoublesNothing(t *testing.T) {
 		t.Logf("seed %d", seed)
 		r := rand.New(rand.NewPCG(seed, 0))
 		next := r.IntN(40)
-		w.feed(o, 0, 200, 100, func(i int) {
+		w.feed(o, 0, 120, 100, func(i int) {
 			if i == next {
 				p.Kill(t)
 				p.Start(t)
-				next = i + 20 + r.IntN(60)
+				next = i + 15 + r.IntN(30)
 			}
 		})
 		w.drained(o)
-		w.exactly(200)
+		w.exactly(120)
 	})
 }
 
@@ -39,14 +39,14 @@ func TestRotationUnderLoadLosesAndDoublesNothing(t *testing.T) {
 		o := w.outbox(link.DefaultLimits())
 		l := w.link(o)
 		until(t, "the device is connected", func() bool { return l.Status().Connected })
-		w.feed(o, 0, 150, 100, func(i int) {
-			if i%30 == 15 {
+		w.feed(o, 0, 100, 100, func(i int) {
+			if i%20 == 10 {
 				w.become(device)
 				l.Reconnect()
 			}
 		})
 		w.drained(o)
-		w.exactly(150)
+		w.exactly(100)
 		if w.hellos < 5 {
 			t.Errorf("%d connections were seen: nothing was rotated", w.hellos)
 		}

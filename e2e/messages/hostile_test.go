@@ -75,12 +75,10 @@ func TestForgedAcksRemoveNothing(t *testing.T) {
 		o := w.outbox(link.DefaultLimits())
 		l := w.link(o)
 		names := w.streams(o)
-		// The broker is taken over: the real fleet is gone (its session is taken),
-		// and somebody speaks in its place without its key.
+		// The broker is taken over: the real fleet is gone, and somebody speaks in
+		// its place without its key.
 		_, foreign, _ := ed25519.GenerateKey(rand.Reader)
-		if err := w.store.SetState(t.Context(), device, registry.Revoked, "test", "so that nothing is taken in", time.Now()); err != nil {
-			t.Fatal(err)
-		}
+		w.stop()
 		w.feed(o, 1, 5, 1000, nil)
 		fleet := w.intruder(wire.FleetIdentity)
 		topic := wire.DownTopic(device, wire.KindAck)
@@ -157,6 +155,7 @@ func TestHostileDownMessagesAreIgnored(t *testing.T) {
 		w.link(o)
 		w.streams(o)
 		_, foreign, _ := ed25519.GenerateKey(rand.Reader)
+		w.stop()
 		fleet := w.intruder(wire.FleetIdentity)
 		topic := wire.DownTopic(device, wire.KindVerdict)
 		forged, _ := wire.Sign(foreign, topic, wire.Verdict{Version: 1, Device: device, Gate: wire.GateRevoked})

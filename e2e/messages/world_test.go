@@ -31,6 +31,7 @@ type world struct {
 	store    *registry.Store
 	key      ed25519.PrivateKey
 	dispatch *dispatch.Dispatcher
+	stop     func() // the fleet's client
 
 	mu       sync.Mutex
 	identity string // of the device
@@ -74,7 +75,7 @@ func newWorld(t *testing.T, ca *mqtttest.CA, p peer) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.run(w.dispatch.Run)
+	w.stop = w.run(w.dispatch.Run)
 	until(t, "the fleet is connected", w.dispatch.Connected)
 	return w
 }

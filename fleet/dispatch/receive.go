@@ -72,6 +72,9 @@ func (d *Dispatcher) hello(ctx context.Context, device, identity string, hello w
 		d.cfg.Log.Error("cannot note that a device connected", "device", device, "error", err)
 	}
 	d.cfg.OnHello(ctx, device, identity, hello)
+	if !hello.Connected {
+		return
+	}
 	if err := d.deliverTo(ctx, device, identity); err != nil {
 		d.cfg.Log.Warn("commands not delivered; they will be at the next hello", "device", device, "error", err)
 	}

@@ -128,6 +128,8 @@ func read(conn *net.UnixConn) (*helperwire.Response, []*os.File, error) {
 	err := helperwire.Read(r, &response)
 	switch {
 	case err != nil:
+	case r.fault != nil:
+		err = r.fault
 	case response.Version != 1:
 		err = fmt.Errorf("the helper speaks version %d, not 1", response.Version)
 	case response.Error != nil && response.Error.Rule != "":
@@ -142,10 +144,13 @@ func read(conn *net.UnixConn) (*helperwire.Response, []*os.File, error) {
 	return &response, r.files, nil
 }
 
-// fileReader reads a stream and collects the files that come along.
+// fileReader reads a stream and collects the files that come along. What is wrong
+// with them is kept in fault: io.ReadFull forgets an error that comes with the
+// last byte it wanted.
 type fileReader struct {
 	conn  *net.UnixConn
 	files []*os.File
+	fault error
 }
 
 func (r *fileReader) Read(p []byte) (int, error) {
@@ -154,10 +159,13 @@ func (r *fileReader) Read(p []byte) (int, error) {
 	if controlSize > 0 {
 		files, fault := received(control[:controlSize])
 		r.files = append(r.files, files...)
-		err = errors.Join(err, fault)
+		r.fault = errors.Join(r.fault, fault)
 	}
-	if flags&unix.MSG_CTRUNC != 0 {
-		err = errors.Join(err, errors.New("more files arrived than a response may have"))
+	if flags&unix.MSG_CTRUNC != 0 || len(r.files) > maxFiles {
+		r.fault = errors.Join(r.fault, errors.New("more files arrived than a response may have"))
+	}
+	if err == nil {
+		err = r.fault
 	}
 	return n, err
 }

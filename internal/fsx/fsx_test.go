@@ -278,3 +278,21 @@ func TestUnwritableFolderIsOneClearError(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 }
+
+func TestTruncateCutsAndFollowsNoLink(t *testing.T) {
+	var f FS
+	dir := t.TempDir()
+	path, link := filepath.Join(dir, "log"), filepath.Join(dir, "link")
+	if err := errors.Join(f.WriteFile(path, []byte("12345"), 0o600), os.Symlink(path, link)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(link, 0); !errors.Is(err, ErrDamaged) {
+		t.Errorf("through a link: %v", err)
+	}
+	if err := f.Truncate(path, 3); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "123" {
+		t.Errorf("file holds %q", got)
+	}
+}

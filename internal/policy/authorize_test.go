@@ -102,7 +102,8 @@ func TestTime(t *testing.T) {
 		"1970":                           {now: time.Unix(0, 0), rule: RuleNotYet},
 		"1970 and challenge":             {now: time.Unix(0, 0), challenge: challenge},
 		"+10 years and challenge":        {now: now().AddDate(10, 0, 0), challenge: challenge},
-		"trusted time and challenge":     {now: now().Add(2 * time.Hour), trusted: true, challenge: challenge},
+		"trusted time and challenge":     {now: now(), trusted: true, challenge: challenge},
+		"expired, despite the challenge": {now: now().Add(2 * time.Hour), trusted: true, challenge: challenge, rule: RuleExpired},
 		"no trusted time, old challenge": {now: now(), challenge: bytes.Repeat([]byte{8}, wire.NonceSize), rule: RuleNoTrustedTime},
 	} {
 		t.Run(name, func(t *testing.T) {

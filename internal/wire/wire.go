@@ -105,11 +105,13 @@ type Up struct {
 	Body    json.RawMessage `json:"body"`
 }
 
-// Hello is the first message of a connection.
+// Hello asks for a challenge. It is the first message of a connection, and sent
+// again when the device wants to be judged anew.
 type Hello struct {
-	Version  int    `json:"v"`
-	Software string `json:"software"` // agent version
-	Boot     string `json:"boot"`     // random, one per agent start
+	Version   int    `json:"v"`         // 1
+	Software  string `json:"software"`  // agent version
+	Boot      string `json:"boot"`      // random, one per agent start
+	Connected bool   `json:"connected"` // first of a connection: what waits for the device is delivered
 }
 
 // Challenge asks for evidence over Nonce.

@@ -253,7 +253,7 @@ func (w *world) badCommands(ctx context.Context, g, other *gateway, good wire.En
 	expired, err1 := make(func(c *wire.Command) {
 		c.NotBefore, c.Expires, c.Challenge = time.Now().Add(-2*time.Hour).UTC(), time.Now().Add(-time.Hour).UTC(), nil
 	}, person)
-	elsewhere, err2 := make(func(c *wire.Command) { c.Devices = []string{other.id} }, person)
+	elsewhere, err2 := make(func(c *wire.Command) { c.Devices, c.Challenge = []string{other.id}, nil }, person)
 	noRole, err3 := make(func(*wire.Command) {}, bystander)
 	altered, err4 := make(func(*wire.Command) {}, person)
 	unsigned, err5 := make(func(*wire.Command) {})
