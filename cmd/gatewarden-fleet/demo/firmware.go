@@ -3,20 +3,14 @@ package demo
 import (
 	"context"
 	"crypto/sha256"
-	_ "embed"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/testdata/boot"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
-
-// recorded is the event log of a virtual machine with OVMF and a unified kernel
-// image (testdata/boot).
-//
-//go:embed ovmf-uki.eventlog
-var recorded []byte
 
 const (
 	goodCommandLine = "root=PARTLABEL=slot-a ro quiet console=ttyS0"
@@ -79,7 +73,7 @@ func (s slot) measure(commandLine string) (attest.Boot, error) {
 // boot does what the firmware, the boot loader and systemd do to the TPM, and
 // leaves the event log where the helper finds it.
 func (s slot) boot(ctx context.Context, power *tpmtest.Power, commandLine, logPath string) error {
-	raw, err := attest.CutAtFirstBootApplication(recorded)
+	raw, err := attest.CutAtFirstBootApplication(boot.EventLog)
 	if err != nil {
 		return err
 	}

@@ -12,20 +12,35 @@ import (
 	"github.com/gatewarden/gatewarden/tpm"
 )
 
-// cuts is how often the power goes.
-const cuts = 3
+// accident is one way for the power to go.
+type accident struct {
+	during   string
+	rotation bool // a certificate is being rotated
+	again    bool // it goes once more while the gateway starts
+}
 
-// powerCuts kills gateway 1 at moments from the seed: while messages flow, and
-// while a certificate is rotated.
+func accidents() []accident {
+	return []accident{
+		{during: "while messages flowed"},
+		{during: "while the certificate was rotated under load", rotation: true},
+		{during: "while messages flowed, and again while the gateway started", again: true},
+	}
+}
+
+const (
+	longestRun   = 600 * time.Millisecond // from the first message to the cut, at most
+	longestStart = 150 * time.Millisecond // from power on to the second cut, at most
+)
+
+// powerCuts kills gateway 1 at moments from the seed.
 func powerCuts(ctx context.Context, w *world) ([]string, error) {
 	g := w.gateways[0]
 	var lines []string
-	for i := range cuts {
-		withRotation := i%2 == 1
-		moment := time.Duration(w.random.Int64N(int64(600 * time.Millisecond)))
-		line, err := w.powerCut(ctx, g, moment, withRotation)
+	for _, a := range accidents() {
+		moment := time.Duration(w.random.Int64N(int64(longestRun)))
+		line, err := w.powerCut(ctx, g, a, moment)
 		if err != nil {
-			return lines, fmt.Errorf("cut %d, %v into it: %w", i+1, moment.Round(time.Millisecond), err)
+			return lines, fmt.Errorf("power cut %v in, %s: %w", moment.Round(time.Millisecond), a.during, err)
 		}
 		lines = append(lines, line)
 	}
@@ -39,32 +54,32 @@ func powerCuts(ctx context.Context, w *world) ([]string, error) {
 	return append(lines, "after all cuts the TPM counts no authorisation failure, and the identity is the same"), nil
 }
 
-func (w *world) powerCut(ctx context.Context, g *gateway, moment time.Duration, withRotation bool) (string, error) {
+func (w *world) powerCut(ctx context.Context, g *gateway, a accident, moment time.Duration) (string, error) {
 	run, hash, err := w.startLoad(ctx, g, loadMessages)
 	if err != nil {
 		return "", err
 	}
-	during := "messages flowed"
-	if withRotation {
-		during = "the certificate was rotated under load"
+	if a.rotation {
 		if err := w.sendOnly(ctx, g, "rotate"); err != nil {
 			return "", err
 		}
 	}
-	timer := time.NewTimer(moment)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case <-timer.C:
-	}
-	if err := g.cut(); err != nil {
-		return "", err
-	}
-	if err := w.boot(ctx, g, goodCommandLine); err != nil {
+	if err := w.cutAfter(ctx, g, moment); err != nil {
 		return "", err
 	}
 	back := time.Now()
+	if err := w.boot(ctx, g, goodCommandLine); err != nil {
+		return "", err
+	}
+	if a.again {
+		if err := w.cutAfter(ctx, g, time.Duration(w.random.Int64N(int64(longestStart)))); err != nil {
+			return "", err
+		}
+		back = time.Now()
+		if err := w.boot(ctx, g, goodCommandLine); err != nil {
+			return "", err
+		}
+	}
 	if err := w.recovered(ctx, g, back); err != nil {
 		return "", err
 	}
@@ -80,8 +95,20 @@ func (w *world) powerCut(ctx context.Context, g *gateway, moment time.Duration, 
 	if err := errors.Join(err, gapless(got)); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("cut while %s: back and trusted in %.1f s; of its test messages 1 to %d arrived, none lost, none twice",
-		during, took.Seconds(), len(got)), nil
+	return fmt.Sprintf("cut %d ms in, %s: trusted again %d ms after power on; messages 1 to %d arrived, none lost, none twice",
+		moment.Milliseconds(), a.during, took.Milliseconds(), len(got)), nil
+}
+
+// cutAfter lets d pass and cuts the power of g.
+func (w *world) cutAfter(ctx context.Context, g *gateway, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return g.cut()
+	}
 }
 
 // sendOnly hands in a command without waiting for what becomes of it.
