@@ -30,7 +30,7 @@ const (
 	sessionExpiry  = time.Hour        // how long the broker keeps our session
 	answerTimeout  = 30 * time.Second // for connecting, and for each answer of the broker
 	stableAfter    = 30 * time.Second // a connection that lasted this long starts back-off anew
-	resendFirst    = 10 * time.Second // without an ack until messages are sent again; doubles
+	resendFirst    = 5 * time.Second  // without an ack until messages are sent again; doubles
 	resendMost     = time.Minute
 	refusedEvery   = time.Minute // between two calls of OnRefused
 	defaultBackoff = time.Minute

@@ -52,7 +52,7 @@ func TestDeviceProcess(t *testing.T) {
 			return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: pool}, device, nil
 		},
 		Outbox: o, Keys: func() []ed25519.PublicKey { return []ed25519.PublicKey{key} },
-		Handle: func(context.Context, wire.Kind, []byte) {}, Hello: func() wire.Hello { return wire.Hello{Version: 1} },
+		Handle: func(context.Context, wire.Kind, []byte) {}, Hello: func() wire.Hello { return wire.Hello{Version: 1, Connected: true} },
 		MaxBackoff: 50 * time.Millisecond, Log: logger(t),
 	})
 	if err != nil {

@@ -118,7 +118,7 @@ func (w *world) config(o *link.Outbox) link.Config {
 		},
 		Outbox: o, Keys: func() []ed25519.PublicKey { return []ed25519.PublicKey{w.key.Public().(ed25519.PublicKey)} },
 		Handle: func(_ context.Context, kind wire.Kind, payload []byte) { w.note(kind, payload) },
-		Hello:  func() wire.Hello { return wire.Hello{Version: 1, Software: "1.0", Boot: "b"} },
+		Hello:  func() wire.Hello { return wire.Hello{Version: 1, Software: "1.0", Boot: "b", Connected: true} },
 		OnRefused: func(reason string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -98,7 +98,7 @@ func (d *Dispatcher) verifyReceipt(ctx context.Context, device string, body []by
 	return readReceipt(device, r.Payload)
 }
 
-func forged(cause error) error {
+func forged(cause error) *badBody {
 	return &badBody{kind: "receipt.forged", severity: registry.Alarm, cause: cause}
 }
 

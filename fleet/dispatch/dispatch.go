@@ -34,7 +34,7 @@ type Dispatcher struct {
 
 	mu         sync.Mutex
 	conn       *mqttconn.Conn
-	complained map[string]time.Time // device -> last event about malformed messages
+	complained map[string]time.Time // device and kind of event -> when last
 }
 
 // New checks c and makes a Dispatcher; Run makes it work.

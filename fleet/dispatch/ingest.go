@@ -129,14 +129,8 @@ func (d *Dispatcher) row(ctx context.Context, in incoming) (registry.Message, er
 	err := d.effects(ctx, in, &row)
 	var bad *badBody
 	if errors.As(err, &bad) {
-		d.malformed.Add(1)
 		row.Kind, row.Receipt = "malformed", nil
-		if d.mayComplain(in.device, now) {
-			row.Timeline = append(row.Timeline, registry.Event{
-				Device: in.device, At: now, Kind: bad.kind, Severity: bad.severity,
-				Text: fmt.Sprintf("A %s message was refused: %s.", in.kind, short(bad.Error())),
-			})
-		}
+		d.complain(ctx, in.device, in.kind, bad)
 		err = nil
 	}
 	return row, err
@@ -151,7 +145,7 @@ type badBody struct {
 func (b *badBody) Error() string { return b.cause.Error() }
 func (b *badBody) Unwrap() error { return b.cause }
 
-func malformed(cause error) error {
+func malformed(cause error) *badBody {
 	return &badBody{kind: "message.malformed", severity: registry.Warning, cause: cause}
 }
 

@@ -16,6 +16,6 @@ const (
 	maxPending   = 64          // commands delivered at a time, count
 	maxExpiry    = time.Hour   // how long the broker keeps a command
 	maxStream    = 64          // name of a stream, bytes
-	complainSpan = time.Minute // one event about malformed messages per device
-	maxComplaint = 10_000      // devices remembered for that, count
+	complainSpan = time.Minute // one event of a kind about a device's bad messages
+	maxComplaint = 10_000      // of these remembered, count
 )

@@ -34,7 +34,7 @@ func (d *Dispatcher) receive(ctx context.Context, m mqttconn.Message) {
 	case wire.KindHello:
 		var hello wire.Hello
 		if err := decodeHello(m.Payload, &hello); err != nil {
-			d.complain(ctx, device, kind, err)
+			d.complain(ctx, device, kind, malformed(err))
 			return
 		}
 		d.call(ctx, func(ctx context.Context) { d.hello(ctx, device, identity, hello) })
@@ -43,7 +43,7 @@ func (d *Dispatcher) receive(ctx context.Context, m mqttconn.Message) {
 	case wire.KindHealth, wire.KindEvent, wire.KindReceipt, wire.KindLinkTest:
 		up, err := decodeUp(m.Payload)
 		if err != nil {
-			d.complain(ctx, device, kind, err)
+			d.complain(ctx, device, kind, malformed(err))
 			return
 		}
 		select {
@@ -51,7 +51,7 @@ func (d *Dispatcher) receive(ctx context.Context, m mqttconn.Message) {
 		case <-ctx.Done():
 		}
 	default:
-		d.complain(ctx, device, kind, errors.New("unknown kind"))
+		d.complain(ctx, device, kind, malformed(errors.New("unknown kind")))
 	}
 }
 
@@ -127,22 +127,22 @@ func streamName(s string) bool {
 	return s != "" && len(s) <= maxStream
 }
 
-// complain counts a message that can't be read and puts one line a minute on
-// the device's timeline.
-func (d *Dispatcher) complain(ctx context.Context, device string, kind wire.Kind, cause error) {
+// complain counts a message that makes no sense and puts one line a minute of
+// its kind on the device's timeline.
+func (d *Dispatcher) complain(ctx context.Context, device string, kind wire.Kind, bad *badBody) {
 	d.malformed.Add(1)
 	now := d.cfg.Now()
-	if !d.mayComplain(device, now) {
+	if !d.mayComplain(device+"/"+bad.kind, now) {
 		return
 	}
-	d.cfg.Log.Warn("message ignored", "device", device, "error", cause)
+	d.cfg.Log.Warn("message refused", "device", device, "event", bad.kind, "error", bad.cause)
 	d.call(ctx, func(ctx context.Context) {
 		if _, err := d.cfg.Registry.Device(ctx, device); err != nil {
 			return
 		}
 		err := d.cfg.Registry.AddEvent(ctx, registry.Event{
-			Device: device, At: now, Kind: "message.malformed", Severity: registry.Warning,
-			Text: fmt.Sprintf("A %s message could not be read: %v.", short(string(kind)), short(cause.Error())),
+			Device: device, At: now, Kind: bad.kind, Severity: bad.severity,
+			Text: fmt.Sprintf("A %s message was refused: %s.", short(string(kind)), short(bad.Error())),
 		})
 		if err != nil {
 			d.cfg.Log.Error("cannot add to a timeline", "device", device, "error", err)
@@ -150,16 +150,16 @@ func (d *Dispatcher) complain(ctx context.Context, device string, kind wire.Kind
 	})
 }
 
-func (d *Dispatcher) mayComplain(device string, now time.Time) bool {
+func (d *Dispatcher) mayComplain(about string, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if last, ok := d.complained[device]; ok && now.Sub(last) < complainSpan && now.After(last.Add(-complainSpan)) {
+	if last, ok := d.complained[about]; ok && now.Sub(last).Abs() < complainSpan {
 		return false
 	}
 	if len(d.complained) >= maxComplaint {
 		clear(d.complained)
 	}
-	d.complained[device] = now
+	d.complained[about] = now
 	return true
 }
 

@@ -18,7 +18,7 @@ func TestOperatorsDocumentIsRefusedWhole(t *testing.T) {
 		"no issued":              func(o *Operators) { o.Issued = time.Time{} },
 		"no fleet":               func(o *Operators) { o.Fleet = "" },
 		"upper case fleet":       func(o *Operators) { o.Fleet = "Acme" },
-		"unknown verb":           func(o *Operators) { o.Verbs["rebot"] = o.Verbs[VerbReboot] },
+		"malformed verb":         func(o *Operators) { o.Verbs["Reboot now"] = o.Verbs[VerbReboot] },
 		"unknown person":         func(o *Operators) { o.Verbs[VerbPing] = Grant{People: []string{"dora"}, Threshold: 1} },
 		"person named twice":     func(o *Operators) { o.Verbs[VerbPing] = Grant{People: []string{"ben", "ben"}, Threshold: 2} },
 		"threshold 0":            func(o *Operators) { o.Verbs[VerbPing] = Grant{People: []string{"ben"}} },
@@ -43,6 +43,15 @@ func TestOperatorsDocumentIsRefusedWhole(t *testing.T) {
 	}
 	if _, err := ParseOperators([]byte(strings.Repeat(" ", MaxDocument+1))); err == nil {
 		t.Error("too long: accepted")
+	}
+}
+
+func TestVerbOfALaterReleaseDoesNotHideTheRestOfTheDocument(t *testing.T) {
+	o := document(t)
+	o.Verbs["teleport"] = o.Verbs[VerbReboot]
+	got, err := ParseOperators(encode(t, o))
+	if err != nil || len(got.People) != len(o.People) {
+		t.Fatalf("%+v, %v", got, err)
 	}
 }
 

@@ -48,7 +48,8 @@ type Grant struct {
 }
 
 // ParseOperators reads trust/operators.json. A verb that this release doesn't
-// know is refused: it may be misspelled, and then it grants nothing.
+// know grants nothing here; refusing the document for it would keep a device that
+// is behind from learning whom its fleet no longer trusts.
 func ParseOperators(data []byte) (*Operators, error) {
 	if len(data) > MaxDocument {
 		return nil, fmt.Errorf("read operators document: longer than %d bytes", MaxDocument)
@@ -85,8 +86,8 @@ func (o *Operators) check() error {
 		}
 	}
 	for _, verb := range slices.Sorted(maps.Keys(o.Verbs)) {
-		if !slices.Contains(Verbs(), verb) {
-			return fmt.Errorf("verb %.40q is not one of %v", verb, Verbs())
+		if !matches(`^[a-z][a-z0-9-]{0,31}$`, verb) {
+			return fmt.Errorf("verb %.40q is not 1 to 32 of a-z, 0-9 and -", verb)
 		}
 		if err := o.Verbs[verb].check(names); err != nil {
 			return fmt.Errorf("verb %s: %w", verb, err)
