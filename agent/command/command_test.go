@@ -73,6 +73,41 @@ func TestReplayedCommandIsRefused(t *testing.T) {
 	m.wantRefused(RuleReplayed)
 }
 
+// The fleet delivers again what it has no receipt for, also after a restart, when
+// time and challenge are others: that the command began is what it must hear.
+func TestRedeliveryAfterARestartIsCalledAReplayNotStale(t *testing.T) {
+	m := newMachine(t)
+	message := signed(t, policy.VerbAttest, id, "")
+	d := m.dispatcher()
+	d.Handle(t.Context(), message)
+	m.next()
+	<-m.calls
+	d.Wait()
+	m.now, m.trusted = start().AddDate(1, 0, 0), false
+	m.dispatcher().Handle(t.Context(), message)
+	m.wantRefused(RuleReplayed)
+}
+
+// A second copy that arrives while the first runs is answered by the first's receipt.
+func TestCopyOfTheRunningCommandGetsNoAnswerOfItsOwn(t *testing.T) {
+	m := newMachine(t)
+	d := m.dispatcher()
+	release := make(chan struct{})
+	m.attest = func(context.Context) (any, error) { m.calls <- "began"; <-release; return nil, nil }
+	message := signed(t, policy.VerbAttest, id, "")
+	d.Handle(t.Context(), message)
+	<-m.calls
+	d.Handle(t.Context(), message)
+	close(release)
+	d.Wait()
+	if body := m.next(); body.Outcome != wire.OutcomeDone {
+		t.Errorf("receipt is %+v", body)
+	}
+	if n := len(m.arrived); n != 0 {
+		t.Errorf("%d answers too many", n)
+	}
+}
+
 // A hundred copies at once, as a broker may deliver them: one runs.
 func TestHundredCopiesRunOnce(t *testing.T) {
 	m := newMachine(t)

@@ -116,6 +116,7 @@ func (m *machine) dispatcher() *Dispatcher {
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		m.t.Fatal(err)
 	}
+	m.t.Cleanup(d.Wait) // it writes to the folder until then
 	return d
 }
 

@@ -75,6 +75,11 @@ func (d *Dispatcher) authorize(env wire.Envelope) (wire.Command, []string, *poli
 	var refusal *policy.Refusal
 	switch {
 	case errors.As(err, &refusal):
+		// Delivered again after a restart, when its time or challenge has passed:
+		// that it began before is the better answer.
+		if e, seen := d.Ledger.Get(refusal.ID); seen && e.Envelope == digest(env.Command) {
+			return cmd, nil, replayed(e)
+		}
 		return cmd, nil, refusal
 	case err != nil:
 		return cmd, nil, &policy.Refusal{Rule: policy.RuleFormat, Text: err.Error()}

@@ -80,7 +80,7 @@ func (d *Dispatcher) refuse(env wire.Envelope, r *policy.Refusal) {
 	if earlier > 0 {
 		body.Text = sentence(fmt.Sprintf("%s Before it, %d refusals were not reported.", r.Text, earlier))
 	}
-	_ = d.note("command.refused", fmt.Sprintf("%s: %s", r.Rule, body.Text))
+	_ = d.note("command.refused", fmt.Sprintf("command refused (%s): %s", r.Rule, body.Text))
 	if err := d.send(body); err != nil {
 		d.Log.Error("receipt of a refusal was not kept", "rule", r.Rule, "error", err)
 	}

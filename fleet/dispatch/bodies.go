@@ -122,12 +122,3 @@ func readReceipt(device string, payload []byte) (registry.ReceiptRecord, error) 
 		Device: device, Envelope: hex.EncodeToString(hash), Outcome: body.Outcome, Rule: body.Rule, Text: body.Text,
 	}, nil
 }
-
-// receiptEvent is the receipt's line on the timeline.
-func receiptEvent(r registry.ReceiptRecord) registry.Event {
-	severity := registry.Warning
-	if r.Outcome == wire.OutcomeDone {
-		severity = registry.Info
-	}
-	return registry.Event{Device: r.Device, At: r.Received, Kind: "command." + r.Outcome, Severity: severity, Text: r.Text}
-}

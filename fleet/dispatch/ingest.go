@@ -170,8 +170,7 @@ func (d *Dispatcher) effects(ctx context.Context, in incoming, row *registry.Mes
 			return err
 		}
 		record.Received, record.Receipt = row.Received, json.RawMessage(in.up.Body)
-		row.Receipt = &record
-		row.Timeline = append(row.Timeline, receiptEvent(record))
+		row.Receipt = &record // the timeline has it as an event of the audit log
 	}
 	return nil
 }
