@@ -3,6 +3,8 @@ package broker
 import (
 	"errors"
 	"time"
+
+	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
 // Limits of a Broker. All are required; DefaultLimits is a good start.
@@ -21,7 +23,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Clients: 10_000, Handshakes: 256, Handshake: 10 * time.Second, Write: 5 * time.Second,
-		KeepAlive: 5 * time.Minute, Session: time.Hour, Queue: 2048, Message: 1<<20 + 4096,
+		KeepAlive: 5 * time.Minute, Session: time.Hour, Queue: 2048, Message: wire.MaxMessage + 4096,
 	}
 }
 
