@@ -19,6 +19,9 @@
 // about the operational key. Activate: only the chip that holds both the EK and the
 // AK can recover a secret that was encrypted to the EK for the AK's Name.
 //
+// What is sealed to the state of the boot is in the package seal below this one, and
+// the counter of the security epoch in counter.
+//
 // # Sharing
 //
 // Chips have room for three loaded objects. Gatewarden therefore expects a resource

@@ -36,10 +36,14 @@ func certifiedPublic(template tpm2.TPMTPublic, certificate []byte) (tpm2.TPMTPub
 	case *rsa.PublicKey:
 		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: key.N.Bytes()})
 	case *ecdsa.PublicKey:
+		point, err := key.Bytes() // 4, X, Y
+		if err != nil {
+			return tpm2.TPMTPublic{}, fmt.Errorf("read EK certificate: %w", err)
+		}
 		size := coordinateSize(key.Curve)
 		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
-			X: tpm2.TPM2BECCParameter{Buffer: key.X.FillBytes(make([]byte, size))},
-			Y: tpm2.TPM2BECCParameter{Buffer: key.Y.FillBytes(make([]byte, size))},
+			X: tpm2.TPM2BECCParameter{Buffer: point[1 : 1+size]},
+			Y: tpm2.TPM2BECCParameter{Buffer: point[1+size:]},
 		})
 	default:
 		return tpm2.TPMTPublic{}, fmt.Errorf("read EK certificate: key of type %T", key)

@@ -79,15 +79,15 @@ func outcomes() []outcome {
 }
 
 // responseClass is nil for codes that only a programming error gives.
-func responseClass(rc tpm2.TPMRC) (class error, hint string) {
+func responseClass(rc tpm2.TPMRC) (hint string, class error) {
 	for _, o := range outcomes() {
 		for _, code := range o.codes {
 			if errors.Is(rc, code) {
-				return o.class, o.hint
+				return o.hint, o.class
 			}
 		}
 	}
-	return nil, ""
+	return "", nil
 }
 
 // explain gives an error of one operation its class and says what was being done.
@@ -96,12 +96,13 @@ func explain(what string, err error) error {
 		return nil
 	}
 	var done *classed
-	if errors.As(err, &done) || errors.Is(err, context.Canceled) {
+	var said interface{ Explained() }
+	if errors.As(err, &done) || errors.As(err, &said) || errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	var rc tpm2.TPMRC
 	if errors.As(err, &rc) {
-		if class, hint := responseClass(rc); class != nil {
+		if hint, class := responseClass(rc); class != nil {
 			err = classify(class, hint, err)
 		}
 		return fmt.Errorf("%s: %w", what, err)

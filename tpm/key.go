@@ -79,7 +79,11 @@ func (o *op) createLoaded(parent *object, template tpm2.TPMTPublic) (*object, tp
 }
 
 func (o *op) createThenLoad(parent tpm2.NamedHandle, template tpm2.TPMTPublic) (*object, tpm2.TPM2BPrivate, error) {
-	rsp, err := tpm2.Create{ParentHandle: password(parent), InPublic: tpm2.New2B(template)}.Execute(o)
+	var rsp *tpm2.CreateResponse
+	err := o.withRoom(func() (err error) {
+		rsp, err = tpm2.Create{ParentHandle: password(parent), InPublic: tpm2.New2B(template)}.Execute(o)
+		return err
+	})
 	if err != nil {
 		return nil, tpm2.TPM2BPrivate{}, err
 	}

@@ -116,11 +116,12 @@ func (t *TPM) do(ctx context.Context, what string, fn func(*op) error) error {
 		return explain(what, err)
 	case <-ctx.Done():
 	}
-	return t.abandon(o, what)
+	return t.abandon(ctx, o, what)
 }
 
-// abandon gives up on an operation, unless it ended at that very moment.
-func (t *TPM) abandon(o *op, what string) error {
+// abandon gives up on an operation, unless it ended at that very moment. ctx is the
+// caller's: the one in o belongs to the owner, who replaces it while it cleans up.
+func (t *TPM) abandon(ctx context.Context, o *op, what string) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	select {
@@ -130,7 +131,7 @@ func (t *TPM) abandon(o *op, what string) error {
 	}
 	o.given = true
 	t.since.Store(time.Now().UnixNano())
-	return explain(what, o.ctx.Err())
+	return explain(what, ctx.Err())
 }
 
 func errClosed() error { return classify(ErrAbsent, "this connection was closed", nil) }
