@@ -2,13 +2,11 @@ package fleet
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/dispatch"
-	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -17,7 +15,6 @@ import (
 // attestation is the exchange over MQTT: hello -> challenge -> evidence -> verdict.
 type attestation struct {
 	verifier *verifier.Verifier
-	store    *registry.Store
 	send     *dispatch.Dispatcher
 	log      *slog.Logger
 }
@@ -40,9 +37,9 @@ func (a *attestation) evidence(ctx context.Context, device, identity string, pay
 		a.log.Warn("malformed evidence", "device", device, "error", err)
 		return
 	}
-	// The broker says which identity published, not which key; the quote signs the
-	// keys, so the channel's is the one that the evidence claims first.
-	verdict, err := a.verifier.Appraise(ctx, device, a.channel(ctx, device, identity, ev), ev)
+	// The broker says which identity published, not by which key: a good key of that
+	// identity is what the evidence must claim.
+	verdict, err := a.verifier.Appraise(ctx, device, verifier.Channel{Identity: identity}, ev)
 	var refused *attest.Refusal
 	switch {
 	case errors.As(err, &refused):
@@ -55,25 +52,4 @@ func (a *attestation) evidence(ctx context.Context, device, identity string, pay
 	if err := a.send.Send(ctx, identity, wire.KindVerdict, verdict); err != nil {
 		a.log.Error("send verdict", "device", device, "error", err)
 	}
-}
-
-// channel finds the key of the connection: one of the identity's certificates
-// that are good, and among the keys that the evidence names.
-func (a *attestation) channel(ctx context.Context, device, identity string, ev attest.Evidence) verifier.Channel {
-	var claims attest.Claims
-	if json.Unmarshal(ev.Claims, &claims) != nil {
-		return verifier.Channel{}
-	}
-	certificates, err := a.store.Certificates(ctx, device)
-	if err != nil {
-		return verifier.Channel{}
-	}
-	for _, c := range certificates {
-		for _, key := range claims.Keys {
-			if c.Identity == identity && c.SPKI == key && c.RevokedAt.IsZero() {
-				return verifier.Channel{SPKI: key}
-			}
-		}
-	}
-	return verifier.Channel{SPKI: "none of " + identity}
 }

@@ -75,8 +75,8 @@ func LoadSettings(path string) (Settings, error) {
 
 func (s *Settings) check() error {
 	switch {
-	case s.Fleet == "" || len(s.Fleet) > 64 || strings.Trim(s.Fleet, "abcdefghijklmnopqrstuvwxyz0123456789-") != "":
-		return errors.New("`fleet` must be a name of up to 64 of a-z, 0-9 and -")
+	case s.Fleet == "" || s.Fleet[0] == '-' || len(s.Fleet) > 63 || strings.Trim(s.Fleet, "abcdefghijklmnopqrstuvwxyz0123456789-") != "":
+		return errors.New("`fleet` must be a name of up to 63 of a-z, 0-9 and -, not beginning with -")
 	case !filepath.IsAbs(s.State):
 		return errors.New("`state` must be an absolute path")
 	case len(s.Public.API) == 0 || len(s.Public.MQTT) == 0:
@@ -84,14 +84,21 @@ func (s *Settings) check() error {
 	case s.Certificates.Full <= 0 || s.Certificates.Short <= 0 || s.Certificates.Quarantine <= 0 || s.Enroll.Retry <= 0:
 		return errors.New("lives of certificates and `enroll.retry` must be longer than nothing")
 	}
-	for _, address := range append(append([]string(nil), s.Public.API...), s.Public.MQTT...) {
-		u, err := url.Parse(address)
-		if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "mqtts" {
-			return fmt.Errorf("`public` address %q is not of the form https://host:port or mqtts://host:port", address)
-		}
+	if err := errors.Join(checkAddresses("public.api", "https", s.Public.API), checkAddresses("public.mqtt", "mqtts", s.Public.MQTT)); err != nil {
+		return err
 	}
 	if s.Policy == "" {
 		s.Policy = filepath.Join(s.State, "policy.json")
+	}
+	return nil
+}
+
+func checkAddresses(key, scheme string, addresses []string) error {
+	for _, address := range addresses {
+		u, err := url.Parse(address)
+		if err != nil || u.Hostname() == "" || u.Port() == "" || address != scheme+"://"+u.Host {
+			return fmt.Errorf("`%s` address %q is not of the form %s://host:port", key, address, scheme)
+		}
 	}
 	return nil
 }

@@ -48,6 +48,7 @@ type Server struct {
 	broker   *broker.Broker
 	dispatch *dispatch.Dispatcher
 	policy   atomic.Pointer[attest.Policy]
+	makers   *x509.CertPool // of TPMs; nil where none are known
 
 	api, mqtt, dashboard, operator    net.Listener
 	apiHandler, webHandler, opHandler http.Handler
@@ -65,7 +66,7 @@ func New(s Settings, version string, log *slog.Logger) (*Server, error) {
 }
 
 func (s *Server) open(version string) error {
-	steps := []func() error{s.openState, s.openPolicy, s.openVerifier, s.openBroker, s.openDispatch, s.openDeviceAPI, s.openOperatorAPI}
+	steps := []func() error{s.openState, s.openPolicy, s.openMakers, s.openVerifier, s.openBroker, s.openDispatch, s.openDeviceAPI, s.openOperatorAPI}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
@@ -77,6 +78,9 @@ func (s *Server) open(version string) error {
 func (s *Server) openState() (err error) {
 	if s.ca, err = ca.Open(filepath.Join(s.settings.State, "ca")); err != nil {
 		return fmt.Errorf("open CA: %w\nhint: gatewarden-fleet init makes a new fleet", err)
+	}
+	if s.ca.Fleet() != s.settings.Fleet {
+		return fmt.Errorf("%s holds the fleet %q, fleet.toml is for %q\nhint: a fleet's name never changes; set `fleet` or `state`", s.settings.State, s.ca.Fleet(), s.settings.Fleet)
 	}
 	if s.store, err = registry.OpenSQLite(filepath.Join(s.settings.State, "registry.db")); err != nil {
 		return fmt.Errorf("open registry: %w", err)
@@ -92,7 +96,10 @@ func (s *Server) openPolicy() error {
 	}
 	p, err := attest.ParsePolicy(raw)
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.settings.Policy, err)
+		return fmt.Errorf("%s: %w\nhint: docs/policy.md describes it", s.settings.Policy, err)
+	}
+	if p.Fleet != s.settings.Fleet {
+		return fmt.Errorf("%s is for the fleet %q, this is %q\nhint: `policy` in fleet.toml names the file", s.settings.Policy, p.Fleet, s.settings.Fleet)
 	}
 	s.policy.Store(p)
 	return nil
@@ -168,23 +175,33 @@ func (s *Server) authorize(ctx context.Context, identity, _ string, peer *x509.C
 	if err != nil {
 		return fmt.Errorf("device %s: %w", id, err)
 	}
-	if quarantined != (d.State == registry.Quarantined) || d.State == registry.Revoked {
+	if d.State != registry.Active && d.State != registry.Quarantined || quarantined != (d.State == registry.Quarantined) {
 		return fmt.Errorf("device %s is %s: the identity %s may not connect", id, d.State, identity)
 	}
 	return nil
 }
 
-func (s *Server) openDeviceAPI() error {
-	var roots *x509.CertPool
-	var err error
-	if s.settings.EKRoots != "" {
-		if roots, err = verifier.LoadRoots(s.settings.EKRoots); err != nil {
-			return fmt.Errorf("`ek_roots`: %w", err)
-		}
+// openMakers reads the certificates of TPM makers.
+func (s *Server) openMakers() (err error) {
+	if s.settings.EKRoots == "" {
+		return nil
 	}
+	if s.makers, err = verifier.LoadRoots(s.settings.EKRoots); err != nil {
+		return fmt.Errorf("%w\nhint: `ek_roots` in fleet.toml names a folder of PEM files; leave it out to decide about each device by hand", err)
+	}
+	return nil
+}
+
+// vouched asks again for a device whose maker was not known when it enrolled.
+func (s *Server) vouched(d registry.Device) bool {
+	return d.EKVerified || s.makers != nil && len(d.EKCertificate) > 0 &&
+		verifier.VerifyEK(d.EKCertificate, nil, s.makers, d.EKPublic, time.Now()) == nil
+}
+
+func (s *Server) openDeviceAPI() (err error) {
 	c := s.settings.Certificates
 	s.apiHandler, err = device.New(device.Config{
-		Fleet: s.settings.Fleet, Registry: s.store, CA: s.ca, Verifier: s.verifier, EKRoots: roots,
+		Fleet: s.settings.Fleet, Registry: s.store, CA: s.ca, Verifier: s.verifier, EKRoots: s.makers,
 		Lives: device.Lives{Full: time.Duration(c.Full), Short: time.Duration(c.Short), Quarantine: time.Duration(c.Quarantine)},
 		Retry: time.Duration(s.settings.Enroll.Retry), Drop: s.broker.Drop, Now: time.Now, Log: s.log.With("part", "device-api"),
 	})
@@ -195,13 +212,13 @@ func (s *Server) openDeviceAPI() error {
 	if err != nil {
 		return err
 	}
-	s.api = tls.NewListener(inner, device.TLS(s.service.get, s.issuers(ca.Full, ca.Quarantine), s.store, time.Now))
+	s.api = tls.NewListener(capConnections(inner), device.TLS(s.service.get, s.issuers(ca.Full, ca.Quarantine), s.store, time.Now))
 	return nil
 }
 
 func (s *Server) openOperatorAPI() (err error) {
 	s.opHandler, err = operator.New(operator.Config{
-		Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.broker.Drop, Now: time.Now, Log: s.log.With("part", "operator-api"),
+		Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.broker.Drop, Vouched: s.vouched, Now: time.Now, Log: s.log.With("part", "operator-api"),
 	})
 	if err != nil {
 		return err
@@ -228,7 +245,7 @@ func (s *Server) openDashboard(version string) (err error) {
 	}
 	host, _, err := net.SplitHostPort(s.settings.Listen.Dashboard)
 	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("`listen.dashboard` is %q: until operators can sign in, the dashboard listens on loopback only (127.0.0.1:PORT)", s.settings.Listen.Dashboard)
+		return fmt.Errorf("`listen.dashboard` is %q: until operators can sign in, the dashboard listens on loopback only\nhint: set it to 127.0.0.1:PORT", s.settings.Listen.Dashboard)
 	}
 	s.dashboard, err = listen("tcp", s.settings.Listen.Dashboard, "listen.dashboard")
 	return err
@@ -298,7 +315,7 @@ func (s *Server) openDispatch() error {
 }
 
 func (s *Server) newDispatch(key ed25519.PrivateKey) (*dispatch.Dispatcher, error) {
-	own := &attestation{verifier: s.verifier, store: s.store, log: s.log.With("part", "attestation")}
+	own := &attestation{verifier: s.verifier, log: s.log.With("part", "attestation")}
 	d, err := dispatch.New(dispatch.Config{
 		Brokers: []string{"mqtts://" + loopback(s.mqtt.Addr())}, TLS: s.service.client(s.settings.hosts()[0]),
 		Registry: s.store, MessageKey: key,

@@ -3,6 +3,7 @@
 package evidence
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -45,9 +46,11 @@ func New(c Config) (*Collector, error) {
 	return &Collector{Config: c}, nil
 }
 
-// Collect answers challenge. PCR values are read after the quote; if something
-// was extended between the two, the verifier sees that they don't match and asks
-// again. keys are the SPKI hashes of the operational keys to claim: that of the
+// attempts is how often PCRs are quoted again because one was extended between
+// the quote and the reading.
+const attempts = 3
+
+// Collect answers challenge. keys are the SPKI hashes of the operational keys to claim: that of the
 // channel which carries the evidence, or the one that a ticket is for.
 func (c *Collector) Collect(ctx context.Context, challenge wire.Challenge, keys ...string) (attest.Evidence, error) {
 	if len(challenge.Nonce) != wire.NonceSize {
@@ -62,20 +65,39 @@ func (c *Collector) Collect(ctx context.Context, challenge wire.Challenge, keys 
 		return attest.Evidence{}, fmt.Errorf("encode claims: %w", err)
 	}
 	ev := attest.Evidence{Version: 1, Nonce: challenge.Nonce, Claims: claims}
-	qualifying := attest.QualifyingData(c.Fleet, c.Device, challenge.Nonce, claims)
-	if ev.Quote, ev.Signature, err = c.TPM.Quote(ctx, c.AK, qualifying, attest.Selection()); err != nil {
-		return attest.Evidence{}, fmt.Errorf("quote: %w", err)
+	if err := c.quote(ctx, &ev, attest.QualifyingData(c.Fleet, c.Device, challenge.Nonce, claims)); err != nil {
+		return attest.Evidence{}, err
 	}
-	values, err := c.TPM.ReadPCRs(ctx, attest.Selection())
-	if err != nil {
-		return attest.Evidence{}, fmt.Errorf("read PCRs: %w", err)
+	if err := c.addLogs(ctx, &ev, challenge); err != nil {
+		return attest.Evidence{}, err
 	}
-	ev.PCRs = make(map[int]attest.Digest, len(values))
-	for pcr, value := range values {
-		ev.PCRs[pcr] = value
+	return ev, nil
+}
+
+// quote fills in quote and PCR values that belong together.
+func (c *Collector) quote(ctx context.Context, ev *attest.Evidence, qualifying []byte) error {
+	for range attempts {
+		var err error
+		if ev.Quote, ev.Signature, err = c.TPM.Quote(ctx, c.AK, qualifying, attest.Selection()); err != nil {
+			return fmt.Errorf("quote: %w", err)
+		}
+		values, err := c.TPM.ReadPCRs(ctx, attest.Selection())
+		if err != nil {
+			return fmt.Errorf("read PCRs: %w", err)
+		}
+		ev.PCRs = make(map[int]attest.Digest, len(values))
+		digest := sha256.New()
+		for _, pcr := range attest.Selection() {
+			value := values[pcr]
+			ev.PCRs[pcr] = value
+			digest.Write(value[:])
+		}
+		// A TPMS_ATTEST of a quote ends with this digest (part 2, 10.12.1 and 10.12.12).
+		if bytes.HasSuffix(ev.Quote, digest.Sum(nil)) {
+			return nil
+		}
 	}
-	err = c.addLogs(ctx, &ev, challenge)
-	return ev, err
+	return errors.New("quote: PCRs change faster than they can be read")
 }
 
 // addLogs reads the IMA list after the PCRs, so that it can only run ahead of

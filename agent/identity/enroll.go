@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/tpm"
@@ -43,7 +42,7 @@ func (i *Identity) enroll(ctx context.Context) error {
 		return fmt.Errorf("activate credential: %w", err)
 	}
 	ticket := request{client: i.anyone.http, user: challenge.Ticket, secret: hex.EncodeToString(secret)}
-	chain, err := i.collectCertificate(ctx, ticket, csr, keyHash(key), challenge.Expires)
+	chain, err := i.collectCertificate(ctx, ticket, csr, keyHash(key))
 	if err != nil {
 		return err
 	}
@@ -51,14 +50,16 @@ func (i *Identity) enroll(ctx context.Context) error {
 }
 
 // collectCertificate attests and asks for the certificate until an operator or
-// the gate has decided, or the ticket ended.
-func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr []byte, claim string, expires time.Time) ([]*x509.Certificate, error) {
-	attested := false
+// the gate has decided. That the ticket has ended is the fleet's to say: this
+// machine's clock may be wrong.
+func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr []byte, claim string) ([]*x509.Certificate, error) {
+	attested, stale := false, false
 	for {
 		if !attested {
 			if err := i.attest(ctx, ticket, claim); err != nil {
 				return nil, err
 			}
+			attested = true
 		}
 		r := ticket
 		r.path = wire.PathSimpleEnroll
@@ -73,14 +74,12 @@ func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr [
 			if err := i.pause(ctx, wait.after); err != nil {
 				return nil, err
 			}
-			attested = true
-		case errors.As(err, &refused) && refused.Rule == wire.RuleStaleVerdict && attested:
-			attested = false
+			stale = false
+		case errors.As(err, &refused) && refused.Rule == wire.RuleStaleVerdict && !stale:
+			// Minutes passed, or the approval came after the verdict: once more.
+			attested, stale = false, true
 		default:
 			return nil, err
-		}
-		if now, trusted := i.cfg.Clock.Now(); trusted && now.After(expires) {
-			return nil, errors.New("nobody approved in time; asking again")
 		}
 	}
 }
@@ -112,12 +111,15 @@ func (i *Identity) renew(ctx context.Context) error {
 	return i.adopt(ctx, key, chain)
 }
 
-// newKey makes an operational key, stores it, and proves where it lives. A key
-// that a power cut left behind is used again.
+// newKey makes an operational key and proves where it lives. A key that a cut or
+// a failure left behind is used again.
 func (i *Identity) newKey(ctx context.Context) (key *tpm.Key, csr []byte, proof wire.KeyProof, err error) {
-	if key, err = i.pendingKey(ctx); err != nil {
-		return nil, nil, wire.KeyProof{}, err
+	if i.unstarted == nil {
+		if i.unstarted, err = i.pendingKey(ctx); err != nil {
+			return nil, nil, wire.KeyProof{}, err
+		}
 	}
+	key = i.unstarted
 	csr, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: i.Device()}, SignatureAlgorithm: x509.ECDSAWithSHA256,
 	}, key)
@@ -143,48 +145,69 @@ func (i *Identity) pendingKey(ctx context.Context) (*tpm.Key, error) {
 		return nil, fmt.Errorf("create operational key: %w", err)
 	}
 	if err := i.store.writePair(nextFile, pair{key: key.PEM()}); err != nil {
-		return nil, fmt.Errorf("store operational key: %w", err)
+		i.notStored("new operational key", err)
 	}
 	return key, nil
 }
 
-// adopt makes a new pair the one in use. Durable first: next.pem holds the whole
-// pair before the handshake, so that a cut from here on loses nothing.
+// adopt makes a new pair the one in use. next.pem holds the whole pair before the
+// handshake that proves it, so that a cut from here on loses nothing.
 func (i *Identity) adopt(ctx context.Context, key *tpm.Key, chain []*x509.Certificate) error {
 	c, err := i.credential(key, chain)
 	if err != nil {
 		return fmt.Errorf("check the issued certificate: %w", err)
 	}
-	p := pair{key: key.PEM(), chain: chain}
-	if err := i.store.writePair(nextFile, p); err != nil {
-		return fmt.Errorf("store new credential: %w", err)
+	if err := i.store.writePair(nextFile, pair{key: key.PEM(), chain: chain}); err != nil {
+		i.notStored("new credential", err)
 	}
+	i.unproven, i.unstarted = c, nil
+	return i.promote(ctx)
+}
+
+// promote proves the credential that waits for it and puts it into use.
+func (i *Identity) promote(ctx context.Context) error {
+	c := i.unproven
 	if err := i.prove(ctx, c); err != nil {
 		return err
 	}
-	if err := i.store.writePair(currentFile, p); err != nil {
-		return fmt.Errorf("store credential: %w", err)
+	if err := i.store.writePair(currentFile, pair{key: c.Key.PEM(), chain: c.Chain}); err != nil {
+		i.notStored("credential", err)
+	} else if err := i.store.forgetNext(); err != nil {
+		i.cfg.Log.Warn("drop leftovers of a renewal", "error", err)
 	}
-	if err := i.store.forgetNext(); err != nil {
-		return fmt.Errorf("drop leftovers: %w", err)
-	}
+	i.unproven = nil
 	i.mu.Lock()
 	old := i.current
 	i.current = c
 	i.mu.Unlock()
 	i.cfg.Changed(*c)
-	if old != nil {
+	if old != nil && old != c {
 		old.tls.http.CloseIdleConnections()
 		i.retire(old.Key)
 	}
 	return nil
 }
 
+// notStored is no reason to stay without a certificate: a full disk must not shut
+// a device out. After a restart it recovers by EK and AK.
+func (i *Identity) notStored(what string, err error) {
+	i.cfg.Log.Error("store "+what, "error", err)
+	i.cfg.Event("identity.not-stored", "the "+what+" could not be stored and is lost at a restart: "+err.Error())
+}
+
+// giveUp drops a credential that the fleet does not accept.
+func (i *Identity) giveUp() {
+	if c, ok := i.Current(); !ok || c.Key != i.unproven.Key {
+		i.unload(i.unproven.Key)
+	}
+	i.unproven = nil
+}
+
 // retire unloads the key before last: the last one may still be signing in a
 // handshake or receipt that began before the change.
 func (i *Identity) retire(key *tpm.Key) {
 	if i.retired != nil {
-		i.retired.Close()
+		i.unload(i.retired)
 	}
 	i.retired = key
 }

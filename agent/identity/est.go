@@ -69,7 +69,7 @@ func (i *Identity) call(ctx context.Context, r request) ([]byte, error) {
 		answer, err := r.send(ctx, base)
 		var refused *Refused
 		var wait *pending
-		if err == nil || errors.As(err, &refused) || errors.As(err, &wait) {
+		if err == nil || errors.As(err, &wait) || errors.As(err, &refused) && refused.Status < http.StatusInternalServerError {
 			return answer, err
 		}
 		errs = append(errs, err)
@@ -100,8 +100,11 @@ func (r request) send(ctx context.Context, base string) ([]byte, error) {
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxMessage+1))
-	if err != nil || len(body) > wire.MaxMessage {
-		return nil, fmt.Errorf("read the fleet's answer (%d bytes so far): %w", len(body), err)
+	if err != nil {
+		return nil, fmt.Errorf("read the fleet's answer: %w", err)
+	}
+	if len(body) > wire.MaxMessage {
+		return nil, fmt.Errorf("the fleet's answer is longer than %d bytes", wire.MaxMessage)
 	}
 	return r.judge(resp, body)
 }
@@ -119,6 +122,7 @@ func (r request) judge(resp *http.Response, body []byte) ([]byte, error) {
 		if err := strictjson.Unmarshal(body, &p); err != nil {
 			return nil, fmt.Errorf("read the fleet's refusal: %w", err)
 		}
+		p.Status = resp.StatusCode
 		return nil, &Refused{p}
 	}
 	return nil, fmt.Errorf("%s answered %s with %q where %q was expected: is a proxy or a captive portal in the way?",

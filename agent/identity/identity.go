@@ -63,8 +63,10 @@ type Identity struct {
 	kick   chan string
 	anyone *anonymous
 
-	exchange sync.Mutex // one exchange with the fleet at a time
-	retired  *tpm.Key   // the key before current; under exchange
+	exchange  chan struct{} // holds a token: one exchange with the fleet at a time
+	retired   *tpm.Key      // the key before current; under exchange
+	unproven  *Credential   // what a cut kept from being put into use; under exchange
+	unstarted *tpm.Key      // the key in nextFile that has no certificate yet; under exchange
 
 	mu      sync.Mutex
 	current *Credential
@@ -113,7 +115,7 @@ func New(ctx context.Context, c Config) (*Identity, error) {
 		c.Collect == nil || c.Verdict == nil || c.Changed == nil || c.Event == nil || c.Log == nil {
 		return nil, errors.New("identity: incomplete configuration")
 	}
-	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir}, kick: make(chan string, 1), phase: "starting"}
+	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), phase: "starting"}
 	if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make identity folder: %w", err)
 	}
@@ -197,15 +199,13 @@ func (i *Identity) loadEK(ctx context.Context) error {
 // cleared is made anew: the fleet then asks an operator.
 func (i *Identity) loadAK(ctx context.Context) error {
 	pem, err := i.store.readAK()
-	if err != nil {
-		return err
-	}
-	if pem != nil {
-		i.ak, err = i.cfg.TPM.LoadKey(ctx, pem)
-		if err == nil {
+	if err == nil && pem != nil {
+		if i.ak, err = i.cfg.TPM.LoadKey(ctx, pem); err == nil {
 			return nil
 		}
-		if !errors.Is(err, tpm.ErrDamaged) && !errors.Is(err, tpm.ErrReplaced) {
+	}
+	if err != nil {
+		if !errors.Is(err, tpm.ErrDamaged) && !errors.Is(err, tpm.ErrReplaced) && !errors.Is(err, fsx.ErrDamaged) {
 			return fmt.Errorf("load attestation key: %w", err)
 		}
 		i.cfg.Event("identity.ak-lost", "the attestation key can't be used any more and is made anew: "+err.Error())
@@ -216,30 +216,50 @@ func (i *Identity) loadAK(ctx context.Context) error {
 	return i.store.writeAK(i.ak.PEM())
 }
 
-// loadCredential loads key and certificate; what can't be loaded is recovered
-// through the fleet, so it is an event and no error.
+// loadCredential loads what is in use, and what a cut kept from being put into
+// use. What can't be loaded is recovered through the fleet, so it is an event and
+// no error.
 func (i *Identity) loadCredential(ctx context.Context) {
-	for _, name := range []string{currentFile, nextFile} {
-		pem, err := i.store.readPair(name)
-		if err != nil {
-			i.cfg.Event("identity.credential-lost", "the stored credential is damaged: "+err.Error())
-			continue
+	i.current = i.loadPair(ctx, currentFile)
+	i.unproven = i.loadPair(ctx, nextFile)
+	switch {
+	case i.current == nil:
+		i.current = i.unproven
+	case i.unproven != nil && i.unproven.Serial() == i.current.Serial(): // only its removal is missing
+		i.giveUp()
+	}
+}
+
+// loadPair returns nil if the file holds no whole pair that this device can use.
+func (i *Identity) loadPair(ctx context.Context, name string) *Credential {
+	found, err := i.store.readPair(name)
+	if err != nil {
+		i.cfg.Event("identity.credential-lost", "the stored credential is damaged: "+err.Error())
+		return nil
+	}
+	if len(found.chain) == 0 {
+		if len(found.key) > 0 && name == currentFile {
+			i.cfg.Event("identity.credential-lost", "the stored credential has no certificate")
 		}
-		if len(pem.chain) == 0 {
-			continue
-		}
-		key, err := i.cfg.TPM.LoadKey(ctx, pem.key)
-		if err != nil {
-			i.cfg.Event("identity.credential-lost", "the operational key can't be loaded: "+err.Error())
-			continue
-		}
-		c, err := i.credential(key, pem.chain)
-		if err != nil {
-			key.Close()
-			i.cfg.Event("identity.credential-lost", err.Error())
-			continue
-		}
-		i.current = c
-		return
+		return nil
+	}
+	key, err := i.cfg.TPM.LoadKey(ctx, found.key)
+	if err != nil {
+		i.cfg.Event("identity.credential-lost", "the operational key can't be loaded: "+err.Error())
+		return nil
+	}
+	c, err := i.credential(key, found.chain)
+	if err != nil {
+		i.cfg.Event("identity.credential-lost", err.Error())
+		i.unload(key)
+		return nil
+	}
+	return c
+}
+
+// unload takes a key out of the TPM. One that stays costs a slot until restart.
+func (i *Identity) unload(key *tpm.Key) {
+	if err := key.Close(); err != nil {
+		i.cfg.Log.Warn("unload key", "error", err)
 	}
 }

@@ -3,19 +3,23 @@ package identity
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"time"
 
-	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/tpm"
 )
 
 const (
 	firstBackoff = time.Second
 	lastBackoff  = 10 * time.Minute
-	longestSleep = time.Hour // wake at least so often: clocks jump
+	longestSleep = time.Hour   // wake at least so often: clocks jump
+	kickGap      = time.Second // least time between an exchange and the next one that is kicked
 )
 
 // RenewAt is when a certificate is renewed: at two thirds of its life, moved
@@ -30,46 +34,60 @@ func RenewAt(notBefore, notAfter time.Time, serial []byte) time.Time {
 
 // Run keeps the device enrolled and its certificate fresh until ctx ends.
 func (i *Identity) Run(ctx context.Context) error {
-	failures := 0
-	why := ""
+	failures, why := 0, ""
 	for {
 		wait, err := i.step(ctx, why)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		i.setResult(err)
-		if err != nil {
-			wait = backoff(failures)
+		failed := err != nil
+		if failed {
+			wait = backoff(err, failures)
 			failures++
 			i.cfg.Log.Warn("exchange with the fleet did not work", "error", err, "retry_in", wait)
 		} else {
-			failures = 0
+			failures, why = 0, ""
 		}
-		if why, err = i.sleep(ctx, wait, why, err); err != nil {
+		if why, err = i.sleep(ctx, wait, why, failed); err != nil {
 			return err
 		}
 	}
 }
 
-// sleep returns the reason of a Kick, or what was wanted before if an exchange
-// for it failed.
-func (i *Identity) sleep(ctx context.Context, wait time.Duration, why string, failed error) (string, error) {
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case reason := <-i.kick:
-		return reason, nil
-	case <-timer.C:
-		if failed != nil {
+// sleep returns why the next exchange is wanted, "" if only time passed. Kicks
+// never come faster than kickGap, and after a failure they only say why: whoever
+// kicks must not outrun the backoff.
+func (i *Identity) sleep(ctx context.Context, wait time.Duration, why string, failed bool) (string, error) {
+	over, gap := time.NewTimer(wait), time.NewTimer(kickGap)
+	defer over.Stop()
+	defer gap.Stop()
+	kick, kicked := i.kick, false
+	pace := gap.C
+	if failed {
+		pace = nil
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case why = <-kick:
+			kick, kicked = nil, true
+			if !failed && pace == nil {
+				return why, nil
+			}
+		case <-pace:
+			pace = nil
+			if kicked {
+				return why, nil
+			}
+		case <-over.C:
 			return why, nil
 		}
-		return "", nil
 	}
 }
 
-// Kick asks for a renewal now; reason is a few words for the log.
+// Kick asks for a renewal soon; reason is a few words for the log.
 func (i *Identity) Kick(reason string) {
 	select {
 	case i.kick <- reason:
@@ -79,15 +97,33 @@ func (i *Identity) Kick(reason string) {
 
 // Rotate renews now and returns when the new certificate is in use.
 func (i *Identity) Rotate(ctx context.Context) error {
-	i.exchange.Lock()
-	defer i.exchange.Unlock()
+	if err := i.begin(ctx); err != nil {
+		return fmt.Errorf("renew: another exchange with the fleet is under way: %w", err)
+	}
+	defer i.end()
 	return i.renew(ctx)
 }
 
+func (i *Identity) begin(ctx context.Context) error {
+	select {
+	case i.exchange <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (i *Identity) end() { <-i.exchange }
+
 // step does what is due and returns how long nothing else will be.
 func (i *Identity) step(ctx context.Context, why string) (time.Duration, error) {
-	i.exchange.Lock()
-	defer i.exchange.Unlock()
+	if err := i.begin(ctx); err != nil {
+		return 0, err
+	}
+	defer i.end()
+	if err := i.resume(ctx); err != nil {
+		return 0, err
+	}
 	current, ok := i.Current()
 	if !ok {
 		i.setPhase("enrolling")
@@ -95,42 +131,94 @@ func (i *Identity) step(ctx context.Context, why string) (time.Duration, error) 
 		return i.untilDue(), err
 	}
 	now, _ := i.cfg.Clock.Now()
-	leaf := current.Leaf()
-	switch {
-	case now.After(leaf.NotAfter):
-		why = "the certificate has expired"
-	case !now.Before(RenewAt(leaf.NotBefore, leaf.NotAfter, leaf.SerialNumber.Bytes())):
-		why = "two thirds of the certificate's life are over"
+	if reason := due(current.Leaf(), now); reason != "" {
+		why = reason
 	}
 	if why == "" {
-		i.setPhase("idle")
 		return i.untilDue(), nil
 	}
 	i.setPhase("renewing: " + why)
 	i.cfg.Log.Info("renewing certificate", "reason", why)
-	if err := i.renew(ctx); err != nil {
-		return 0, i.recover(ctx, err)
+	err := i.renew(ctx)
+	if err == nil {
+		return i.untilDue(), nil
+	}
+	if !mustRecover(err, now.After(current.Leaf().NotAfter)) {
+		return 0, err
+	}
+	i.cfg.Log.Info("renewal did not work, recovering by EK and AK", "error", err)
+	i.setPhase("recovering")
+	if recovery := i.enroll(ctx); recovery != nil {
+		return 0, fmt.Errorf("recover by EK and AK, because the renewal did not work (%v): %w", err, recovery)
 	}
 	return i.untilDue(), nil
 }
 
-// recover proves the device by EK and AK again when its certificate no longer
-// opens the door.
-func (i *Identity) recover(ctx context.Context, cause error) error {
-	var refused *Refused
-	var network *net.OpError
-	if errors.As(cause, &refused) && refused.Rule == wire.RuleStaleVerdict || errors.As(cause, &network) && network.Op == "dial" {
-		return cause
+// resume puts into use what a cut interrupted. A fleet that can't be reached is an
+// error; a credential that it does not accept is dropped.
+func (i *Identity) resume(ctx context.Context) error {
+	if i.unproven == nil {
+		return nil
 	}
-	i.cfg.Log.Info("renewal did not work, recovering by EK and AK", "error", cause)
-	i.setPhase("recovering")
-	if err := i.enroll(ctx); err != nil {
-		return errors.Join(cause, err)
+	err := i.promote(ctx)
+	if err == nil || ctx.Err() != nil || unreachable(err) {
+		return err
 	}
+	i.cfg.Log.Info("the credential of an interrupted renewal is not accepted", "error", err)
+	i.giveUp()
 	return nil
 }
 
-// untilDue is the time to the next renewal, at most longestSleep.
+// due says why a certificate must be renewed now, "" if it need not be.
+func due(leaf *x509.Certificate, now time.Time) string {
+	switch {
+	case now.After(leaf.NotAfter):
+		return "the certificate has expired"
+	case !now.Before(RenewAt(leaf.NotBefore, leaf.NotAfter, leaf.SerialNumber.Bytes())):
+		return "two thirds of the certificate's life are over"
+	}
+	return ""
+}
+
+// mustRecover reports whether a failed renewal says that the certificate, or the
+// keys behind it, open the door no more. A fleet that is away, overloaded or
+// not satisfied with the moment is none of that: its answer may be better soon.
+func mustRecover(cause error, expired bool) bool {
+	var refused *Refused
+	if errors.As(cause, &refused) {
+		switch refused.Rule {
+		case "certificate", "identity", "unauthenticated", "pending", "key-proof",
+			"evidence.signature", "evidence.keys", "evidence.channel":
+			return refused.Status < 500
+		}
+		return false
+	}
+	switch {
+	case happened(cause, "remote error"): // the TLS alert of a server that refuses us
+		return true
+	case errors.Is(cause, tpm.ErrDamaged), errors.Is(cause, tpm.ErrReplaced):
+		return true
+	}
+	return expired && !unreachable(cause)
+}
+
+// unreachable reports whether somebody was not there to answer.
+func unreachable(err error) bool { return happened(err, "dial") }
+
+// happened looks for a *net.OpError with this Op: the fleet may have several
+// addresses, and err one cause for each.
+func happened(err error, op string) bool {
+	var several interface{ Unwrap() []error }
+	if errors.As(err, &several) {
+		return slices.ContainsFunc(several.Unwrap(), func(one error) bool { return happened(one, op) })
+	}
+	var network *net.OpError
+	return errors.As(err, &network) && network.Op == op
+}
+
+// untilDue is the time to the next renewal, at most longestSleep. A certificate
+// that is due as soon as it is issued says that a clock is wrong, and another one
+// would not help: at least a twentieth of its life passes between two.
 func (i *Identity) untilDue() time.Duration {
 	current, ok := i.Current()
 	if !ok {
@@ -138,14 +226,23 @@ func (i *Identity) untilDue() time.Duration {
 	}
 	now, _ := i.cfg.Clock.Now()
 	leaf := current.Leaf()
-	due := RenewAt(leaf.NotBefore, leaf.NotAfter, leaf.SerialNumber.Bytes()).Sub(now)
-	return min(max(due, time.Second), longestSleep)
+	wait := RenewAt(leaf.NotBefore, leaf.NotAfter, leaf.SerialNumber.Bytes()).Sub(now)
+	if wait <= 0 {
+		wait = max(leaf.NotAfter.Sub(leaf.NotBefore)/20, time.Second)
+	}
+	return min(wait, longestSleep)
 }
 
-// backoff is full jitter: anything between nothing and a bound that doubles.
-func backoff(failures int) time.Duration {
+// backoff is full jitter: anything between nothing and a bound that doubles. A
+// device that was revoked asks as seldom as anybody, from the first time on.
+func backoff(cause error, failures int) time.Duration {
 	bound := min(firstBackoff<<min(failures, 10), lastBackoff)
-	return firstBackoff/10 + rand.N(bound)
+	least := firstBackoff / 10
+	var refused *Refused
+	if errors.As(cause, &refused) && refused.Rule == "revoked" {
+		bound, least = lastBackoff, lastBackoff
+	}
+	return least + rand.N(bound)
 }
 
 func (i *Identity) pause(ctx context.Context, d time.Duration) error {

@@ -84,6 +84,14 @@ func (s store) readPair(name string) (pair, error) {
 	if err != nil {
 		return pair{}, err
 	}
+	p, err := parsePair(data)
+	if err != nil {
+		return pair{}, fmt.Errorf("read %s: %w", name, err)
+	}
+	return p, nil
+}
+
+func parsePair(data []byte) (pair, error) {
 	at := bytes.Index(data, []byte("-----BEGIN CERTIFICATE-----"))
 	if at < 0 {
 		return pair{key: data}, nil
@@ -92,19 +100,23 @@ func (s store) readPair(name string) (pair, error) {
 	for block, rest := pem.Decode(data[at:]); block != nil; block, rest = pem.Decode(rest) {
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return pair{}, fmt.Errorf("parse certificate in %s: %w", name, err)
+			return pair{}, fmt.Errorf("parse certificate: %w", err)
 		}
 		p.chain = append(p.chain, cert)
 	}
 	return p, nil
 }
 
-func (s store) writePair(name string, p pair) error {
+func (p pair) encode() []byte {
 	data := append([]byte(nil), p.key...)
 	for _, cert := range p.chain {
 		data = append(data, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
 	}
-	return s.fs.WriteFile(s.path(name), data, 0o600)
+	return data
+}
+
+func (s store) writePair(name string, p pair) error {
+	return s.fs.WriteFile(s.path(name), p.encode(), 0o600)
 }
 
 // forgetNext drops the leftovers of a renewal.

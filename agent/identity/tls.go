@@ -17,10 +17,12 @@ import (
 	"github.com/gatewarden/gatewarden/tpm"
 )
 
-// clientTLS are the connections made with one credential. Its session cache goes
-// with it: a ticket never outlives the certificate that it was issued to.
+// clientTLS are the connections made with one credential. Its session caches go
+// with it: a ticket never outlives the certificate that it was issued to. API and
+// broker have one each, because at the same address both have the same cache key,
+// and neither can use the other's tickets.
 type clientTLS struct {
-	config *tls.Config
+	broker *tls.Config
 	http   *http.Client
 }
 
@@ -43,8 +45,9 @@ func (i *Identity) credential(key *tpm.Key, chain []*x509.Certificate) (*Credent
 		return nil, fmt.Errorf("the certificate is for %q, this device is %s", leaf.Subject.CommonName, i.Device())
 	}
 	c := &Credential{Key: key, Chain: chain, Identity: leaf.Subject.CommonName}
-	config := baseTLS(i.cfg.Fleet, i.cfg.Clock)
-	config.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	if err := verifyChain(chain, i.cfg.Fleet()); err != nil {
+		return nil, err
+	}
 	own := &tls.Certificate{
 		PrivateKey: key,
 		Leaf:       leaf,
@@ -54,9 +57,40 @@ func (i *Identity) credential(key *tpm.Key, chain []*x509.Certificate) (*Credent
 	for _, cert := range chain {
 		own.Certificate = append(own.Certificate, cert.Raw)
 	}
-	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own, nil }
-	c.tls = &clientTLS{config: config, http: newHTTP(config)}
+	c.tls = &clientTLS{broker: i.clientTLS(own), http: newHTTP(i.clientTLS(own))}
 	return c, nil
+}
+
+func (i *Identity) clientTLS(own *tls.Certificate) *tls.Config {
+	config := baseTLS(i.cfg.Fleet, i.cfg.Clock)
+	config.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own, nil }
+	return config
+}
+
+// verifyChain checks that a certificate is of this fleet. Its period is the
+// fleet's to judge, not that of a clock which may be wrong.
+func verifyChain(chain []*x509.Certificate, fleet *policy.Fleet) error {
+	intermediates := x509.NewCertPool()
+	for _, cert := range chain[1:] {
+		intermediates.AddCert(cert)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: anchors(fleet), Intermediates: intermediates, CurrentTime: chain[0].NotAfter,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return fmt.Errorf("the certificate is not of this fleet: %w", err)
+	}
+	return nil
+}
+
+func anchors(fleet *policy.Fleet) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, anchor := range fleet.Anchors {
+		pool.AppendCertsFromPEM([]byte(anchor))
+	}
+	return pool
 }
 
 // TLS returns the configuration for a connection to a broker and the identity
@@ -66,7 +100,7 @@ func (i *Identity) TLS() (*tls.Config, string, error) {
 	if !ok {
 		return nil, "", errors.New("the device has no certificate yet")
 	}
-	return c.tls.config.Clone(), c.Identity, nil
+	return c.tls.broker.Clone(), c.Identity, nil
 }
 
 // baseTLS authenticates the server. Go's own check is replaced because it can't
@@ -91,10 +125,6 @@ func verifyServer(state tls.ConnectionState, fleet *policy.Fleet, clock Clock) e
 	if len(state.PeerCertificates) == 0 {
 		return errors.New("server showed no certificate")
 	}
-	roots := x509.NewCertPool()
-	for _, anchor := range fleet.Anchors {
-		roots.AppendCertsFromPEM([]byte(anchor))
-	}
 	leaf := state.PeerCertificates[0]
 	at, trusted := clock.Now()
 	if !trusted {
@@ -105,7 +135,7 @@ func verifyServer(state tls.ConnectionState, fleet *policy.Fleet, clock Clock) e
 		intermediates.AddCert(cert)
 	}
 	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: at,
+		Roots: anchors(fleet), Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 	if err != nil {

@@ -72,10 +72,6 @@ func (a *api) authenticate(r *http.Request) (caller, error) {
 }
 
 func (a *api) byCertificate(ctx context.Context, cert *x509.Certificate) (caller, error) {
-	// Once more: the connection may be older than the revocation.
-	if err := CheckPeer(ctx, a.Registry, cert, a.Now()); err != nil {
-		return caller{}, refuse(http.StatusForbidden, "certificate", err.Error(), "recover with "+wire.PathEnroll)
-	}
 	id, _, ok := wire.DeviceOf(cert.Subject.CommonName)
 	if !ok {
 		return caller{}, refuse(http.StatusForbidden, "identity", "this certificate is not a device's", "use the operator API")
@@ -86,6 +82,10 @@ func (a *api) byCertificate(ctx context.Context, cert *x509.Certificate) (caller
 	}
 	if d.State == registry.Revoked {
 		return caller{}, refuseRevoked(d)
+	}
+	// Once more: the connection may be older than the revocation.
+	if err := CheckPeer(ctx, a.Registry, cert, a.Now()); err != nil {
+		return caller{}, refuse(http.StatusForbidden, "certificate", err.Error(), "recover with "+wire.PathEnroll)
 	}
 	return caller{device: d, cert: cert}, nil
 }
@@ -126,6 +126,10 @@ func (a *api) byTicket(ctx context.Context, id, secret string) (caller, error) {
 func (a *api) newAK(ctx context.Context, d registry.Device, ak []byte) (registry.Device, error) {
 	if d.State != registry.Pending {
 		const why = "it shows a new attestation key: its TPM was cleared or its disk was replaced"
+		// The state last: a cut before it makes the next request do all of this again.
+		if err := a.shutOut(ctx, d.ID, "", why); err != nil {
+			return d, err
+		}
 		if err := a.Registry.SetState(ctx, d.ID, registry.Pending, "fleet", why, a.Now()); err != nil {
 			return d, fmt.Errorf("set %s pending: %w", d.ID, err)
 		}
@@ -135,6 +139,19 @@ func (a *api) newAK(ctx context.Context, d registry.Device, ak []byte) (registry
 		return d, fmt.Errorf("store attestation key of %s: %w", d.ID, err)
 	}
 	return a.Registry.Device(ctx, d.ID)
+}
+
+// shutOut revokes all certificates of a device but one, and ends their sessions.
+func (a *api) shutOut(ctx context.Context, id, exceptSerial, why string) error {
+	revoked, err := a.Registry.RevokeCertificates(ctx, id, exceptSerial, why, a.Now())
+	if err != nil {
+		return fmt.Errorf("revoke certificates of %s: %w", id, err)
+	}
+	if len(revoked) > 0 {
+		a.Drop(id)
+		a.Drop(wire.QuarantineID(id))
+	}
+	return nil
 }
 
 func refuseRevoked(d registry.Device) error {

@@ -30,7 +30,7 @@ const VerdictLife = 10 * time.Minute
 // Lives of certificates.
 type Lives struct{ Full, Short, Quarantine time.Duration }
 
-// Config of the API. All fields but EKRoots are required.
+// Config of the API. All fields but EKRoots and MaxPending are required.
 type Config struct {
 	Fleet    string
 	Registry *registry.Store
@@ -38,13 +38,19 @@ type Config struct {
 	Verifier *verifier.Verifier
 	EKRoots  *x509.CertPool // TPM makers; without them every device needs an operator who accepts its EK
 	Lives    Lives
-	Retry    time.Duration         // what a device is told to wait while an operator decides
-	Drop     func(identity string) // end sessions of an identity that lost its certificate
-	Now      func() time.Time
-	Log      *slog.Logger
+	Retry    time.Duration // what a device is told to wait while an operator decides
+	// MaxPending is how many devices may wait for approval; one that a TPM maker
+	// vouches for is let in beyond it. 0: DefaultMaxPending.
+	MaxPending int
+	Drop       func(identity string) // end sessions of an identity that lost its certificate
+	Now        func() time.Time
+	Log        *slog.Logger
 }
 
-type api struct{ Config }
+type api struct {
+	Config
+	rate *rate // of PathEnroll
+}
 
 // New returns the handler of the API. The TLS configuration of its server must be
 // the one that TLS makes.
@@ -53,7 +59,10 @@ func New(c Config) (http.Handler, error) {
 		c.Log == nil || c.Lives.Full <= 0 || c.Lives.Short <= 0 || c.Lives.Quarantine <= 0 {
 		return nil, errors.New("device API: incomplete configuration")
 	}
-	a := &api{c}
+	if c.MaxPending == 0 {
+		c.MaxPending = DefaultMaxPending
+	}
+	a := &api{Config: c, rate: newRate()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+wire.PathEnroll, a.handle(a.enroll))
 	mux.HandleFunc("POST "+wire.PathChallenge, a.handle(a.challenge))
@@ -165,9 +174,9 @@ func (a *api) evidence(w http.ResponseWriter, r *http.Request) error {
 	}
 	var channel verifier.Channel
 	if c.cert != nil {
-		channel.SPKI = spki(c.cert)
+		channel = verifier.Channel{Identity: c.cert.Subject.CommonName, Key: spki(c.cert)}
 	} else {
-		channel.Ticket = c.ticket.Key
+		channel.Key = c.ticket.Key
 	}
 	verdict, err := a.Verifier.Appraise(r.Context(), c.device.ID, channel, ev)
 	if err != nil {

@@ -28,6 +28,10 @@ const TicketLife = time.Hour
 
 // enroll answers with a credential that only the TPM with this EK and AK opens.
 func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
+	if wait := a.rate.allow(r.RemoteAddr, a.Now()); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
+		return refuse(http.StatusTooManyRequests, "rate", "too many enrolments from this address", "wait as long as Retry-After says")
+	}
 	var ask wire.EnrollRequest
 	if err := readJSON(r, wire.MaxBody, &ask); err != nil {
 		return err
@@ -46,6 +50,9 @@ func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := a.admit(r.Context(), d); err != nil {
+		return err
+	}
 	known, created, err := a.Registry.Enroll(r.Context(), d)
 	if errors.Is(err, registry.ErrConflict) {
 		a.note(r.Context(), d.ID, "ek.conflict", registry.Alarm, "another TPM claims to be this device")
@@ -58,7 +65,11 @@ func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
 		return refuseRevoked(known)
 	}
 	if created {
-		a.note(r.Context(), d.ID, "device.new", registry.Info, "first contact: "+d.Model+" "+d.Hostname+" waits for approval")
+		text := "first contact: " + d.Model + " " + d.Hostname + " waits for approval"
+		if !d.EKVerified {
+			text += "; no known TPM maker vouches for its endorsement key"
+		}
+		a.note(r.Context(), d.ID, "device.new", registry.Info, text)
 	}
 	challenge, err := a.ticket(r.Context(), d, ask, key)
 	if err != nil {
@@ -83,12 +94,51 @@ func (a *api) identify(ask wire.EnrollRequest) (registry.Device, error) {
 	if len(ask.EKCertificate) == 0 || a.EKRoots == nil {
 		return d, nil
 	}
-	if err := verifier.VerifyEK(ask.EKCertificate, ask.EKChain, a.EKRoots, ask.EKPublic, a.Now()); err != nil {
+	err = verifier.VerifyEK(ask.EKCertificate, ask.EKChain, a.EKRoots, ask.EKPublic, a.Now())
+	if unknownMaker(err) {
+		return d, nil
+	}
+	if err != nil {
 		return d, refuse(http.StatusForbidden, "ek-certificate", "the endorsement key's certificate does not hold: "+err.Error(),
-			"add the TPM maker's certificates to ek_roots in fleet.toml if this TPM is genuine")
+			"this is not the certificate of the key that was sent; see docs/protocol.md")
 	}
 	d.EKVerified = true
 	return d, nil
+}
+
+// unknownMaker tells a certificate that nobody known vouches for, any more or yet,
+// from one that is wrong. An operator may know better about the former.
+func unknownMaker(err error) bool {
+	var unknown x509.UnknownAuthorityError
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &unknown) || errors.As(err, &invalid) && invalid.Reason == x509.Expired
+}
+
+// admit bounds how many devices wait for an operator. Anybody can make up
+// endorsement keys; a maker's certificate nobody can, so a flood of the former
+// does not keep out devices with the latter.
+func (a *api) admit(ctx context.Context, d registry.Device) error {
+	if d.EKVerified {
+		return nil
+	}
+	if _, err := a.Registry.Device(ctx, d.ID); !errors.Is(err, registry.ErrNotFound) {
+		return err // known already, or the database is ill
+	}
+	counts, err := a.Registry.Counts(ctx)
+	if err != nil {
+		return fmt.Errorf("count devices: %w", err)
+	}
+	waiting := 0
+	for _, c := range counts {
+		if c.State == registry.Pending {
+			waiting += c.N
+		}
+	}
+	if waiting >= a.MaxPending {
+		return refuse(http.StatusServiceUnavailable, "queue", fmt.Sprintf("%d devices wait for approval already", waiting),
+			"the operators of this fleet have to approve or revoke some first")
+	}
+	return nil
 }
 
 // checkKey proves that the CSR's key lives in the TPM that holds the AK; it
@@ -193,7 +243,7 @@ func (a *api) simpleReenroll(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if c.device.State == registry.Pending {
-		return refuse(http.StatusForbidden, "pending", "an operator has to approve this device again", "recover with "+wire.PathEnroll)
+		return refusePending()
 	}
 	return a.issue(w, r, c, csr)
 }
@@ -210,7 +260,7 @@ func (a *api) readCSR(r *http.Request) (*x509.CertificateRequest, error) {
 // durable, and the ticket consumed, before the certificate leaves.
 func (a *api) issue(w http.ResponseWriter, r *http.Request, c caller, csr *x509.CertificateRequest) error {
 	ctx, now := r.Context(), a.Now()
-	verdict, err := a.Registry.LastVerdict(ctx, c.device.ID)
+	verdict, err := verifier.LastVerdict(ctx, a.Registry, c.device)
 	if errors.Is(err, registry.ErrNotFound) || err == nil && (now.Sub(verdict.At) > VerdictLife || verdict.At.Before(c.device.ApprovedAt)) {
 		return refuse(http.StatusForbidden, wire.RuleStaleVerdict, "the last verdict is too old to issue a certificate by it", "attest again, then repeat the request")
 	}
@@ -232,15 +282,35 @@ func (a *api) issue(w http.ResponseWriter, r *http.Request, c caller, csr *x509.
 		ticket = c.ticket.ID
 	}
 	if err := a.Registry.AddCertificate(ctx, record, ticket); err != nil {
-		if errors.Is(err, registry.ErrNotFound) {
-			return refuse(http.StatusUnauthorized, "ticket", "the ticket is unknown, used or expired", "POST "+wire.PathEnroll+" again")
-		}
-		return fmt.Errorf("journal certificate of %s: %w", identity, err)
+		return a.notIssued(ctx, c.device.ID, err)
 	}
 	if err := a.settle(ctx, c, record, gate); err != nil {
 		return err
 	}
 	return est.WriteCertsOnly(w, append([]*x509.Certificate{leaf}, chain...))
+}
+
+// notIssued explains why the journal did not take a certificate: what was true when
+// the request came in may have changed since.
+func (a *api) notIssued(ctx context.Context, id string, cause error) error {
+	if errors.Is(cause, registry.ErrNotFound) {
+		return refuse(http.StatusUnauthorized, "ticket", "the ticket is unknown, used or expired", "POST "+wire.PathEnroll+" again")
+	}
+	if !errors.Is(cause, registry.ErrState) {
+		return fmt.Errorf("journal certificate of %s: %w", id, cause)
+	}
+	d, err := a.Registry.Device(ctx, id)
+	if err != nil {
+		return fmt.Errorf("read device %s: %w", id, err)
+	}
+	if d.State == registry.Revoked {
+		return refuseRevoked(d)
+	}
+	return refusePending()
+}
+
+func refusePending() error {
+	return refuse(http.StatusForbidden, "pending", "an operator has to approve this device again", "recover with "+wire.PathEnroll)
 }
 
 // allowed translates the gate's answer. Revoked devices were refused before.
@@ -259,13 +329,11 @@ func (a *api) allowed(gate wire.Gate, id string) (ca.Profile, time.Duration, str
 // A renewal leaves the certificate that asked for it valid: the device drops it
 // when the new one is proven.
 func (a *api) settle(ctx context.Context, c caller, issued registry.Certificate, gate wire.Gate) error {
-	quarantine := gate == wire.GateQuarantine
 	state := registry.Active
-	if quarantine {
+	if gate == wire.GateQuarantine {
 		state = registry.Quarantined
 	}
-	moved := c.device.State != state
-	if moved {
+	if c.device.State != state {
 		if err := a.Registry.SetState(ctx, c.device.ID, state, "fleet", "certificate issued: "+string(gate), a.Now()); err != nil {
 			return fmt.Errorf("set state of %s: %w", c.device.ID, err)
 		}
@@ -275,16 +343,8 @@ func (a *api) settle(ctx context.Context, c caller, issued registry.Certificate,
 		what = "issued by proof of EK and AK"
 	}
 	a.note(ctx, c.device.ID, "certificate."+issued.Profile, registry.Info, fmt.Sprintf("%s certificate %.8s %s", issued.Profile, issued.Serial, what))
-	if !moved && c.ticket == nil && !quarantine {
+	if c.cert != nil && c.cert.Subject.CommonName == issued.Identity {
 		return nil
 	}
-	revoked, err := a.Registry.RevokeCertificates(ctx, c.device.ID, issued.Serial, "superseded", a.Now())
-	if err != nil {
-		return fmt.Errorf("revoke old certificates of %s: %w", c.device.ID, err)
-	}
-	if len(revoked) > 0 {
-		a.Drop(c.device.ID)
-		a.Drop(wire.QuarantineID(c.device.ID))
-	}
-	return nil
+	return a.shutOut(ctx, c.device.ID, issued.Serial, "superseded")
 }

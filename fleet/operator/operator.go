@@ -18,6 +18,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -27,6 +28,7 @@ type Config struct {
 	Registry *registry.Store
 	Deliver  func(ctx context.Context, device string) error // sends what waits for device
 	Drop     func(identity string)                          // ends the sessions of an identity
+	Vouched  func(registry.Device) bool                     // whether a known TPM maker vouches for the device's EK
 	Now      func() time.Time
 	Log      *slog.Logger
 }
@@ -43,7 +45,7 @@ type Decision struct {
 
 // New returns the handler of the API.
 func New(c Config) (http.Handler, error) {
-	if c.Registry == nil || c.Deliver == nil || c.Drop == nil || c.Now == nil || c.Log == nil {
+	if c.Registry == nil || c.Deliver == nil || c.Drop == nil || c.Vouched == nil || c.Now == nil || c.Log == nil {
 		return nil, errors.New("operator API: incomplete configuration")
 	}
 	a := &api{c}
@@ -158,7 +160,7 @@ func (a *api) approve(r *http.Request) (any, error) {
 	if d.State != registry.Pending {
 		return nil, refuse(http.StatusConflict, id+" is "+d.State+", not waiting for approval", "gatewarden-fleet devices show "+id+" tells more")
 	}
-	if !d.EKVerified && !decision.AcceptEK {
+	if !decision.AcceptEK && !a.Vouched(d) {
 		return nil, refuse(http.StatusConflict, "no known TPM maker vouches for this device's EK", "add the maker to ek_roots, or approve with --accept-ek if you know this machine")
 	}
 	if err := a.freeze(ctx, d, decision.By); err != nil {
@@ -173,7 +175,7 @@ func (a *api) approve(r *http.Request) (any, error) {
 }
 
 func (a *api) freeze(ctx context.Context, d registry.Device, by string) error {
-	verdict, err := a.Registry.LastVerdict(ctx, d.ID)
+	verdict, err := verifier.LastVerdict(ctx, a.Registry, d)
 	if errors.Is(err, registry.ErrNotFound) {
 		return refuse(http.StatusConflict, d.ID+" has not attested yet, so there is nothing to approve", "wait a few seconds and repeat")
 	}

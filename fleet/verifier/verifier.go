@@ -9,6 +9,7 @@ package verifier
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -34,15 +35,27 @@ type Config struct {
 	Log      *slog.Logger
 }
 
-// Verifier is safe for concurrent use; it keeps nothing between calls.
-type Verifier struct{ Config }
+// logCache is how many bytes of parsed event logs are kept in memory.
+const logCache = 64 << 20
+
+// Verifier is safe for concurrent use. What it keeps between calls saves work and
+// decides nothing: any number of them may serve one registry.
+type Verifier struct {
+	Config
+	logs     *attest.LogCache
+	refusals refusals
+}
 
 // New checks c.
 func New(c Config) (*Verifier, error) {
 	if c.Registry == nil || c.Fleet == "" || c.Policy == nil || c.Now == nil || c.Fell == nil || c.Log == nil {
 		return nil, errors.New("verifier: incomplete configuration")
 	}
-	return &Verifier{c}, nil
+	logs, err := attest.NewLogCache(logCache)
+	if err != nil {
+		return nil, fmt.Errorf("verifier: %w", err)
+	}
+	return &Verifier{Config: c, logs: logs}, nil
 }
 
 // memory is what the registry keeps of a device for the next appraisal.
@@ -51,10 +64,16 @@ type memory struct {
 	EventLog string        `json:"event_log"` // digest (hex) of the log last seen
 }
 
-// Channel is what brought the evidence.
+// Channel is what brought the evidence. The keys that evidence claims must belong
+// to it; so evidence that somebody relays is refused.
 type Channel struct {
-	SPKI   string // SHA-256 (hex) of the client certificate's key; "" for a ticket
-	Ticket string // SPKI hash of the key that a ticket is for, else ""
+	// Identity is that of the client certificate; every key claimed must be the key
+	// of a good certificate for it. "" for a ticket.
+	Identity string
+	// Key is the SPKI hash (hex) that must be among those claimed: of the client
+	// certificate, or the one that the ticket is for. "" if it can't be told, as
+	// behind a broker.
+	Key string
 }
 
 // Challenge makes a nonce for device.
@@ -66,20 +85,41 @@ func (v *Verifier) Challenge(ctx context.Context, device string) (wire.Challenge
 	if err := v.Registry.PutNonce(ctx, device, c.Nonce, c.Expires); err != nil {
 		return wire.Challenge{}, fmt.Errorf("store nonce: %w", err)
 	}
-	m, err := v.memory(ctx, device)
+	m, err := recall(ctx, v.Registry, device)
 	if err != nil {
 		return wire.Challenge{}, err
 	}
-	if _, err := v.Registry.Log(ctx, m.EventLog); err == nil {
+	if v.holds(ctx, m.EventLog) {
 		c.EventLog = m.EventLog
 	}
 	return c, nil
+}
+
+// holds reports whether the event log with this digest need not be sent again.
+func (v *Verifier) holds(ctx context.Context, digest string) bool {
+	var d attest.Digest
+	if n, err := hex.Decode(d[:], []byte(digest)); err != nil || n != len(d) {
+		return false
+	}
+	if v.logs.Has(d) {
+		return true
+	}
+	_, err := v.Registry.Log(ctx, digest)
+	return err == nil
 }
 
 // Appraise judges one piece of evidence. An *attest.Refusal means that it proves
 // nothing: the device keeps the grade that it had.
 func (v *Verifier) Appraise(ctx context.Context, device string, channel Channel, ev attest.Evidence) (wire.Verdict, error) {
 	now := v.Now()
+	verdict, err := v.appraise(ctx, device, channel, ev, now)
+	if err != nil {
+		v.note(ctx, device, err, now)
+	}
+	return verdict, err
+}
+
+func (v *Verifier) appraise(ctx context.Context, device string, channel Channel, ev attest.Evidence, now time.Time) (wire.Verdict, error) {
 	if err := v.Registry.ConsumeNonce(ctx, device, ev.Nonce, now); err != nil {
 		if errors.Is(err, registry.ErrNotFound) {
 			return wire.Verdict{}, &attest.Refusal{Rule: "nonce", Text: "the nonce is unknown, used or expired"}
@@ -90,10 +130,11 @@ func (v *Verifier) Appraise(ctx context.Context, device string, channel Channel,
 	if err != nil {
 		return wire.Verdict{}, fmt.Errorf("read device: %w", err)
 	}
-	m, err := v.memory(ctx, device)
+	m, err := recall(ctx, v.Registry, device)
 	if err != nil {
 		return wire.Verdict{}, err
 	}
+	sent := len(ev.EventLog.Bytes) > 0
 	if err := v.completeLog(ctx, &ev); err != nil {
 		return wire.Verdict{}, err
 	}
@@ -105,7 +146,7 @@ func (v *Verifier) Appraise(ctx context.Context, device string, channel Channel,
 	if err != nil {
 		return wire.Verdict{}, err
 	}
-	if len(ev.EventLog.Bytes) > 0 {
+	if sent {
 		if err := v.Registry.PutLog(ctx, hex.EncodeToString(ev.EventLog.Digest[:]), ev.EventLog.Bytes, now); err != nil {
 			return wire.Verdict{}, fmt.Errorf("store event log: %w", err)
 		}
@@ -116,18 +157,20 @@ func (v *Verifier) Appraise(ctx context.Context, device string, channel Channel,
 // expect gathers what is known of the device.
 func (v *Verifier) expect(ctx context.Context, d registry.Device, channel Channel, nonce []byte, m *attest.Memory, now time.Time) (attest.Expect, error) {
 	e := attest.Expect{
-		Fleet: v.Fleet, Device: d.ID, Nonce: nonce, AK: d.AKPublic, Channel: channel.SPKI,
-		Policy: v.Policy(), Last: m, Now: now,
+		Fleet: v.Fleet, Device: d.ID, Nonce: nonce, AK: d.AKPublic, Channel: channel.Key,
+		Policy: v.Policy(), Last: m, Now: now, Logs: v.logs,
 	}
 	certificates, err := v.Registry.Certificates(ctx, d.ID)
 	if err != nil {
 		return e, fmt.Errorf("read certificates: %w", err)
 	}
 	for _, c := range certificates {
-		e.Keys = append(e.Keys, c.SPKI)
+		if c.Identity == channel.Identity && c.RevokedAt.IsZero() && now.Before(c.NotAfter) {
+			e.Keys = append(e.Keys, c.SPKI)
+		}
 	}
-	if channel.Ticket != "" {
-		e.Keys = append(e.Keys, channel.Ticket)
+	if channel.Identity == "" && channel.Key != "" {
+		e.Keys = []string{channel.Key}
 	}
 	sets, err := v.Registry.Firmware(ctx, d.Model)
 	if err != nil {
@@ -165,15 +208,12 @@ func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Chan
 	}
 	return wire.Verdict{
 		Version: 1, Device: d.ID, Nonce: ev.Nonce, Issued: now.UTC(), Grade: string(r.Grade()), Gate: gate,
-		Explanation: r.Explanation(), Renew: v.mustRenew(ctx, d.ID, channel, gate),
+		Explanation: r.Explanation(), Renew: mustRenew(channel.Identity, gate),
 	}, nil
 }
 
 func (v *Verifier) record(d registry.Device, m memory, ev attest.Evidence, r *attest.Result, now time.Time) (registry.Verdict, error) {
-	m.Attest.Clock = r.Clock()
-	if r.Grade() == attest.Trusted {
-		m.Attest.Trusted = r.Facts()
-	}
+	m.Attest = *r.Remember(&m.Attest)
 	m.EventLog = hex.EncodeToString(ev.EventLog.Digest[:])
 	rules, err := json.Marshal(r.Rules())
 	if err != nil {
@@ -206,24 +246,29 @@ func (v *Verifier) announce(ctx context.Context, d registry.Device, r *attest.Re
 }
 
 // mustRenew reports whether the certificate behind the channel is on the wrong
-// side of quarantine.
-func (v *Verifier) mustRenew(ctx context.Context, device string, channel Channel, gate wire.Gate) bool {
-	certificates, err := v.Registry.Certificates(ctx, device)
-	if err != nil {
-		return false
-	}
-	for _, c := range certificates {
-		if c.SPKI == channel.SPKI {
-			_, quarantined, _ := wire.DeviceOf(c.Identity)
-			return quarantined != (gate == wire.GateQuarantine)
-		}
-	}
-	return false
+// side of quarantine. A ticket has none.
+func mustRenew(identity string, gate wire.Gate) bool {
+	_, quarantined, ok := wire.DeviceOf(identity)
+	return ok && quarantined != (gate == wire.GateQuarantine)
 }
 
-func (v *Verifier) memory(ctx context.Context, device string) (memory, error) {
+// LastVerdict returns the newest verdict on d, if it rests on the attestation key
+// that d has now: one that a key from before the TPM was cleared earned counts for
+// nothing. Else registry.ErrNotFound.
+func LastVerdict(ctx context.Context, store *registry.Store, d registry.Device) (registry.Verdict, error) {
+	m, err := recall(ctx, store, d.ID)
+	if err != nil {
+		return registry.Verdict{}, err
+	}
+	if m.Attest.Clock.Key != sha256.Sum256(d.AKPublic) {
+		return registry.Verdict{}, fmt.Errorf("read verdict on %s by its present attestation key: %w", d.ID, registry.ErrNotFound)
+	}
+	return store.LastVerdict(ctx, d.ID)
+}
+
+func recall(ctx context.Context, store *registry.Store, device string) (memory, error) {
 	var m memory
-	raw, err := v.Registry.Memory(ctx, device)
+	raw, err := store.Memory(ctx, device)
 	if err != nil {
 		return m, fmt.Errorf("read memory of %s: %w", device, err)
 	}
@@ -241,9 +286,14 @@ func (v *Verifier) completeLog(ctx context.Context, ev *attest.Evidence) error {
 	if ev.EventLog.Offset == 0 {
 		return nil
 	}
+	if v.logs.Has(ev.EventLog.Digest) {
+		ev.EventLog.Offset = 0
+		return nil
+	}
 	held, err := v.Registry.Log(ctx, hex.EncodeToString(ev.EventLog.Digest[:]))
 	if errors.Is(err, registry.ErrNotFound) || err == nil && ev.EventLog.Offset != int64(len(held)) {
-		return &attest.Refusal{Rule: "event-log", Text: "the device left out an event log that the fleet does not hold"}
+		return &attest.Refusal{Rule: "event-log", Text: "the fleet does not hold the event log that the device left out: " +
+			"ask for a new challenge, and send the log whole unless the challenge names its digest"}
 	}
 	if err != nil {
 		return fmt.Errorf("read event log: %w", err)

@@ -1,0 +1,221 @@
+package operator_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet/operator"
+	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+const id = "gw-aaaaaaaaaaaaaaaa"
+
+// office is the API behind its socket.
+type office struct {
+	*testing.T
+	store     *registry.Store
+	socket    string
+	client    *operator.Client
+	vouched   bool
+	delivered []string
+	dropped   []string
+}
+
+func newOffice(t *testing.T) *office {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "gw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	o := &office{T: t, socket: filepath.Join(dir, "o"), vouched: true}
+	o.store, err = registry.OpenSQLite(filepath.Join(dir, "registry.db"))
+	o.must(err)
+	t.Cleanup(func() { o.store.Close() })
+	handler, err := operator.New(operator.Config{
+		Registry: o.store, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Deliver: func(_ context.Context, device string) error {
+			o.delivered = append(o.delivered, device)
+			return errors.New("it is not connected")
+		},
+		Drop:    func(identity string) { o.dropped = append(o.dropped, identity) },
+		Vouched: func(registry.Device) bool { return o.vouched },
+	})
+	o.must(err)
+	l, err := net.Listen("unix", o.socket)
+	o.must(err)
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+	o.client = operator.NewClient(o.socket)
+	_, _, err = o.store.Enroll(t.Context(), registry.Device{ID: id, Model: "box", Hostname: "h", EKName: []byte("x"), AKPublic: []byte("ak"), Created: time.Now()})
+	o.must(err)
+	return o
+}
+
+func (o *office) must(err error) {
+	o.Helper()
+	if err != nil {
+		o.Fatal(err)
+	}
+}
+
+// attested stores a verdict that the attestation key ak earned.
+func (o *office) attested(ak string) {
+	o.Helper()
+	facts, err := json.Marshal(attest.Facts{})
+	o.must(err)
+	memory, err := json.Marshal(map[string]any{"attest": attest.Memory{Clock: attest.Clock{Key: sha256.Sum256([]byte(ak))}}})
+	o.must(err)
+	o.must(o.store.AddVerdict(o.Context(), registry.Verdict{
+		Device: id, At: time.Now(), Grade: "degraded", Explanation: []string{"unknown firmware"}, Facts: facts, Rules: json.RawMessage("[]"), Memory: memory,
+	}))
+}
+
+func (o *office) state() registry.Device {
+	o.Helper()
+	d, err := o.store.Device(o.Context(), id)
+	o.must(err)
+	return d
+}
+
+// refused checks that err says all of this, with a hint.
+func (o *office) refused(err error, says ...string) {
+	o.Helper()
+	if err == nil || !strings.Contains(err.Error(), "\nhint: ") {
+		o.Errorf("error %v, want one with a hint", err)
+		return
+	}
+	for _, s := range says {
+		if !strings.Contains(err.Error(), s) {
+			o.Errorf("%q does not say %q", err, s)
+		}
+	}
+}
+
+func TestApprovalWantsAPersonAnAttestationAndAMaker(t *testing.T) {
+	o := newOffice(t)
+	ctx := t.Context()
+	olga := operator.Decision{By: "olga", Reason: "new box"}
+	o.refused(o.client.Approve(ctx, "gw-bbbbbbbbbbbbbbbb", olga), "no such device")
+	o.refused(o.client.Approve(ctx, id, operator.Decision{}), "nobody is named", "--by")
+	o.refused(o.client.Approve(ctx, id, olga), "has not attested yet")
+	o.attested("the key before this one")
+	o.refused(o.client.Approve(ctx, id, olga), "has not attested yet")
+	o.attested("ak")
+	o.vouched = false
+	o.refused(o.client.Approve(ctx, id, olga), "no known TPM maker", "--accept-ek")
+	if o.state().State != registry.Pending {
+		t.Fatal("a refusal changed the state")
+	}
+	olga.AcceptEK = true
+	o.must(o.client.Approve(ctx, id, olga))
+	if d := o.state(); d.State != registry.Active || d.ApprovedBy != "olga" {
+		t.Errorf("state %s, approved by %q", d.State, d.ApprovedBy)
+	}
+	if sets, err := o.store.Firmware(ctx, "box"); err != nil || len(sets) != 1 {
+		t.Errorf("%d firmware sets frozen, %v", len(sets), err)
+	}
+	o.refused(o.client.Approve(ctx, id, olga), "is active")
+}
+
+func TestRevocationTakesEverythingAtOnce(t *testing.T) {
+	o := newOffice(t)
+	ctx := t.Context()
+	o.must(o.store.SetState(ctx, id, registry.Active, "olga", "", time.Now()))
+	o.must(o.store.AddCertificate(ctx, registry.Certificate{Serial: "1", Device: id, NotAfter: time.Now().Add(time.Hour), DER: []byte("x")}, ""))
+	o.refused(o.client.Revoke(ctx, id, operator.Decision{By: "olga"}), "--reason")
+	o.refused(o.client.Revoke(ctx, id, operator.Decision{Reason: "stolen"}), "--by")
+	o.must(o.client.Revoke(ctx, id, operator.Decision{By: "olga", Reason: "stolen"}))
+	o.must(o.client.Revoke(ctx, id, operator.Decision{By: "olga", Reason: "stolen"})) // safe to repeat
+	if o.state().State != registry.Revoked {
+		t.Errorf("state %s", o.state().State)
+	}
+	if revoked, err := o.store.IsRevoked(ctx, "1"); err != nil || !revoked {
+		t.Errorf("its certificate is good: %v", err)
+	}
+	if !slices.Contains(o.dropped, id) || !slices.Contains(o.dropped, wire.QuarantineID(id)) {
+		t.Errorf("sessions dropped: %v", o.dropped)
+	}
+	detail, err := o.client.Device(ctx, id)
+	o.must(err)
+	if detail.State != registry.Revoked || len(detail.Certificates) != 1 || detail.Certificates[0].Revoked != "stolen" {
+		t.Errorf("%+v", detail)
+	}
+}
+
+func TestCommandIsKeptAsItWasSignedEvenIfNobodyCanReadIt(t *testing.T) {
+	o := newOffice(t)
+	ctx := t.Context()
+	good, err := json.Marshal(wire.Command{Version: 1, ID: "0123456789abcdef", Verb: "ping", Reason: "test", Expires: time.Now().Add(time.Hour)})
+	o.must(err)
+	expired, err := json.Marshal(wire.Command{Version: 1, ID: "0123456789abcdee", Verb: "ping", Expires: time.Now().Add(-time.Hour)})
+	o.must(err)
+	for verb, command := range map[string][]byte{"ping": good, "unreadable": []byte("{garbage"), "ping, expired": expired} {
+		hash, err := o.client.Command(ctx, id, wire.Envelope{Command: command, Signatures: []string{"x"}})
+		o.must(err)
+		pending, err := o.store.PendingCommands(ctx, id, time.Now())
+		o.must(err)
+		n := slices.IndexFunc(pending, func(c registry.CommandRecord) bool { return c.Hash == hash })
+		if n < 0 {
+			t.Fatalf("%s: not stored for delivery", verb)
+		}
+		var kept wire.Envelope
+		o.must(json.Unmarshal(pending[n].Envelope, &kept))
+		if string(kept.Command) != string(command) || !strings.HasPrefix(verb, pending[n].Verb) {
+			t.Errorf("%s: kept %q as %s", verb, kept.Command, pending[n].Verb)
+		}
+	}
+	if len(o.delivered) != 3 {
+		t.Errorf("delivery tried %d times", len(o.delivered))
+	}
+	_, err = o.client.Command(ctx, "gw-bbbbbbbbbbbbbbbb", wire.Envelope{Command: good})
+	o.refused(err, "no such device")
+}
+
+func TestListFiltersAndMalformedRequestsAreRefused(t *testing.T) {
+	o := newOffice(t)
+	for query, want := range map[string]int{"": 1, "state=pending": 1, "state=active": 0, "search=h": 1, "model=other": 0, "after=" + id: 0} {
+		q, err := url.ParseQuery(query)
+		o.must(err)
+		if list, err := o.client.Devices(t.Context(), q); err != nil || len(list) != want {
+			t.Errorf("%q: %d devices, %v", query, len(list), err)
+		}
+	}
+	raw := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", o.socket)
+	}}}
+	defer raw.CloseIdleConnections()
+	for path, body := range map[string]string{
+		"approve": `{"by":"olga","surprise":1}`, "revoke": `{"by":"a","By":"b"}`, "commands": `{"command":1}`, "approve?": "", "revoke?": strings.Repeat("x", wire.MaxBody+1),
+	} {
+		resp, err := raw.Post("http://fleet/v1/devices/"+id+"/"+strings.TrimSuffix(path, "?"), "application/json", strings.NewReader(body))
+		o.must(err)
+		text, err := io.ReadAll(resp.Body)
+		o.must(err)
+		resp.Body.Close()
+		var p wire.Problem
+		if json.Unmarshal(text, &p) != nil || resp.StatusCode != http.StatusBadRequest || p.Title == "" || p.Detail == "" {
+			t.Errorf("%s: %d %s", path, resp.StatusCode, text)
+		}
+	}
+	gone := operator.NewClient(filepath.Join(t.TempDir(), "nobody"))
+	if _, err := gone.Devices(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "is it running") {
+		t.Errorf("no server: %v", err)
+	}
+}
