@@ -54,20 +54,24 @@ func newMachine(t testing.TB) *machine {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	m := &machine{t: t, dir: dir, now: start(), synced: true, boots: make(chan struct{}, 100)}
-	m.config = Config{
-		PeerUID: os.Geteuid(), Trust: filepath.Join(dir, "trust"), State: filepath.Join(dir, "state"),
-		Software: "1.2.3", Build: start().AddDate(0, -1, 0), BootID: "boot-1",
-		EKName: func(context.Context) ([]byte, error) { return []byte("the name of the endorsement key"), nil },
-		Reboot: func(context.Context) error { m.boots <- struct{}{}; return nil },
-		Now:    func() time.Time { return m.now }, Synced: func() bool { return m.synced },
-		FS: &fsx.FS{}, Log: slog.New(slog.DiscardHandler),
-	}
+	m.configure()
 	if err := os.Mkdir(m.config.Trust, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	m.writeTrust(policy.FleetFile, fleetDocument(t))
 	m.writeTrust(policy.OperatorsFile, operatorsDocument(t))
 	return m
+}
+
+func (m *machine) configure() {
+	m.config = Config{
+		PeerUID: os.Geteuid(), Trust: filepath.Join(m.dir, "trust"), State: filepath.Join(m.dir, "state"),
+		Software: "1.2.3", Build: start().AddDate(0, -1, 0), BootID: "boot-1",
+		EKName: func(context.Context) ([]byte, error) { return []byte("the name of the endorsement key"), nil },
+		Reboot: func(context.Context) error { m.boots <- struct{}{}; return nil },
+		Now:    func() time.Time { return m.now }, Synced: func() bool { return m.synced },
+		FS: &fsx.FS{}, Log: slog.New(slog.DiscardHandler),
+	}
 }
 
 func (m *machine) writeTrust(name string, v any) {

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gatewarden/gatewarden/helper/trust"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/ledger"
 )
@@ -27,7 +28,8 @@ const (
 	verbTimeout    = 20 * time.Second // for a verb to be done
 )
 
-// Config of the helper. Idle, EventLog and IMALog may be zero; all else is required.
+// Config of the helper. Idle, EventLog, IMALog and Updates may be zero; all else is
+// required.
 type Config struct {
 	Listener *net.UnixListener // Listen's or Activated's; Run closes it
 	PeerUID  int               // the only user that may ask
@@ -39,6 +41,8 @@ type Config struct {
 	Build    time.Time         // of this release: no earlier time is believed
 	BootID   string            // of this boot: the kernel's random/boot_id
 	Idle     time.Duration     // exit after so long without a connection; 0: never
+
+	Updates *Updates // nil where nothing can be installed
 
 	EKName func(ctx context.Context) ([]byte, error) // Name of the TPM's endorsement key
 	Reboot func(ctx context.Context) error           // starts an orderly reboot: Systemctl
@@ -54,7 +58,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer c.Listener.Close()
-	s, err := open(c)
+	s, err := open(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -65,6 +69,9 @@ func (c Config) check() error {
 	if c.Listener == nil || c.PeerUID < 0 || c.Trust == "" || c.State == "" || c.Software == "" || c.Build.IsZero() || c.BootID == "" ||
 		c.EKName == nil || c.Reboot == nil || c.Now == nil || c.Synced == nil || c.FS == nil || c.Log == nil {
 		return errors.New("helper: incomplete configuration")
+	}
+	if u := c.Updates; u != nil && (u.Loader == nil || u.Slots == "" || u.Product == "") {
+		return errors.New("helper: incomplete configuration of updates")
 	}
 	return nil
 }
@@ -77,13 +84,15 @@ type server struct {
 	slots chan struct{}  // one per connection
 	conns sync.WaitGroup // connections being served
 	verbs sync.Mutex     // one verb at a time: they are few and share all state
+
+	installing chan struct{} // one install session at a time; verbs go on meanwhile
 }
 
-func open(c Config) (*server, error) {
+func open(ctx context.Context, c Config) (*server, error) {
 	if err := c.FS.MkdirAll(c.State, 0o700); err != nil {
 		return nil, fmt.Errorf("make state folder: %w", err)
 	}
-	if err := checkOwner(c.State); err != nil {
+	if err := trust.CheckOwner(c.State); err != nil {
 		return nil, fmt.Errorf("check state folder: %w", err)
 	}
 	clock, err := openClock(c)
@@ -96,7 +105,12 @@ func open(c Config) (*server, error) {
 		c.Log.Error("no command will be run", "error", err)
 		once = nil
 	}
-	s := &server{Config: c, ledger: once, clock: clock, slots: make(chan struct{}, maxConnections)}
+	s := &server{Config: c, ledger: once, clock: clock, slots: make(chan struct{}, maxConnections), installing: make(chan struct{}, 1)}
+	if c.Updates != nil {
+		if err := s.settleUpdate(ctx); err != nil {
+			c.Log.Error("the state of the slots is unclear", "error", err)
+		}
+	}
 	return s, s.settle()
 }
 

@@ -99,6 +99,7 @@ func TestOtherUserIsTurnedAway(t *testing.T) {
 // A client that stops in the middle of a frame is cut off in time, and nobody
 // waits for it.
 func TestHalfFrameStallsNobody(t *testing.T) {
+	t.Parallel()
 	m := newMachine(t)
 	c := m.run()
 	began := time.Now()
@@ -153,7 +154,7 @@ func FuzzRequest(f *testing.F) {
 	m := newMachine(f)
 	f.Add([]byte(`{"v":1,"verb":"info"}`))
 	f.Add([]byte(`{"v":1,"verb":"reboot","envelope":{"command":"e30=","signatures":["x"]}}`))
-	s, err := open(m.config)
+	s, err := open(f.Context(), m.config)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -86,7 +86,7 @@ func peerUID(conn *net.UnixConn) (int, error) {
 	return int(peer.Uid), nil
 }
 
-// handle serves the one request of a connection.
+// handle serves the one request of a connection, or an install session.
 func (s *server) handle(ctx context.Context, conn *net.UnixConn) error {
 	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
 	if err := conn.SetDeadline(time.Now().Add(frameTimeout)); err != nil {
@@ -95,6 +95,9 @@ func (s *server) handle(ctx context.Context, conn *net.UnixConn) error {
 	var request helperwire.Request
 	if err := helperwire.Read(conn, &request); err != nil {
 		return err
+	}
+	if request.Verb == helperwire.VerbInstall && request.Version == 1 {
+		return s.install(ctx, conn, request)
 	}
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)
 	defer cancel()

@@ -8,13 +8,18 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
+	"github.com/gatewarden/gatewarden/helper/slot"
+	"github.com/gatewarden/gatewarden/helper/trust"
 	"github.com/gatewarden/gatewarden/internal/helperwire"
 	"github.com/gatewarden/gatewarden/internal/ledger"
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/update/release"
+	"github.com/gatewarden/gatewarden/update/tuf"
 )
 
 // verb is something that the helper can be asked.
@@ -23,12 +28,17 @@ type verb struct {
 	do   func(s *server, ctx context.Context, r helperwire.Request) (answer, error)
 }
 
-// verbs lists all of them. One that changes the system verifies what it is handed.
+// verbs lists all of them but install, which is a session of its own. One that
+// changes the system verifies what it is handed.
 func verbs() []verb {
 	return []verb{
 		{helperwire.VerbInfo, (*server).info},
 		{helperwire.VerbLogs, (*server).logs},
 		{helperwire.VerbReboot, (*server).reboot},
+		{helperwire.VerbSlots, (*server).slotsVerb},
+		{helperwire.VerbTry, (*server).try},
+		{helperwire.VerbCommit, (*server).commit},
+		{helperwire.VerbRollback, (*server).rollback},
 	}
 }
 
@@ -36,17 +46,36 @@ func (s *server) answer(ctx context.Context, r helperwire.Request) answer {
 	s.verbs.Lock()
 	defer s.verbs.Unlock()
 	a, err := s.dispatch(ctx, r)
-	a.Version = 1
-	var refusal *policy.Refusal
-	switch {
-	case errors.As(err, &refusal):
-		a.Error = &helperwire.Error{Rule: refusal.Rule, Text: refusal.Text}
-		s.Log.Warn("request was refused", "verb", r.Verb, "rule", refusal.Rule, "id", refusal.ID)
-	case err != nil:
-		a.Error = &helperwire.Error{Text: err.Error()}
-		s.Log.Error("request was not done", "verb", r.Verb, "error", err)
-	}
+	a.Version, a.Error = 1, s.explain(r.Verb, err)
 	return a
+}
+
+// explain puts an error into the words of a response, and into the log.
+func (s *server) explain(verb string, err error) *helperwire.Error {
+	var refusal *policy.Refusal
+	var release *release.Refusal
+	var metadata *tuf.Refusal
+	var storage *slot.Error
+	rule, id := "", ""
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refusal):
+		rule, id, err = refusal.Rule, refusal.ID, refusal
+	case errors.As(err, &release):
+		rule, err = release.Rule, release
+	case errors.As(err, &metadata):
+		rule = "tuf/" + metadata.Rule
+	case errors.As(err, &storage):
+		rule, err = storage.Rule, storage
+	case errors.Is(err, tuf.ErrNoTarget):
+		rule = "tuf/target"
+	default:
+		s.Log.Error("request was not done", "verb", verb, "error", err)
+		return &helperwire.Error{Text: err.Error()}
+	}
+	s.Log.Warn("request was refused", "verb", verb, "rule", rule, "id", id, "text", err)
+	return &helperwire.Error{Rule: rule, Text: err.Error()}
 }
 
 func (s *server) dispatch(ctx context.Context, r helperwire.Request) (answer, error) {
@@ -85,6 +114,16 @@ func (s *server) identity(ctx context.Context) (fleet, device string, err error)
 		return "", "", fmt.Errorf("read endorsement key: %w", err)
 	}
 	return f.Fleet, wire.DeviceID(f.Fleet, name), nil
+}
+
+// readTrust reads a policy document from the helper's own trust folder. It is read
+// again for each request, so that a withdrawn operator is withdrawn at once.
+func readTrust[T any](s *server, name string, parse func([]byte) (*T, error)) (*T, error) {
+	v, err := trust.Read(s.FS, filepath.Join(s.Trust, name), policy.MaxDocument, parse)
+	if err != nil {
+		return nil, fmt.Errorf("read trust folder: %w", err)
+	}
+	return v, nil
 }
 
 func (s *server) logs(context.Context, helperwire.Request) (answer, error) {

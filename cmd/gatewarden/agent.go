@@ -13,6 +13,7 @@ func agentVerb(o *options) *cobra.Command {
 		Short: "run the agent (systemd does this)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			agent.BeFrugal()
 			s, err := agent.LoadSettings(o.config)
 			if err != nil {
 				return err

@@ -15,6 +15,7 @@ import (
 	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/tpm"
+	"github.com/gatewarden/gatewarden/update/boot"
 )
 
 // helperIdle is how long the helper waits for work before it leaves memory; its
@@ -23,7 +24,8 @@ const helperIdle = 30 * time.Second
 
 func helperVerb(o *options) *cobra.Command {
 	c := helper.Config{Reboot: helper.Systemctl, Now: time.Now, Synced: clock.KernelSynced, FS: &fsx.FS{}}
-	var listen, chip string
+	var listen, chip, slots, product, rebootFile string
+	var counter bool
 	cmd := &cobra.Command{
 		Use:   "helper",
 		Short: "run the root helper (systemd does this)",
@@ -40,6 +42,13 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 				return fmt.Errorf("read boot id: %w", err)
 			}
 			c.BootID = strings.TrimSpace(string(boot))
+			c.Updates = updates(slots, product, c)
+			if c.Updates != nil && counter {
+				c.Updates.Counter = newEpochCounter(c, chip)
+			}
+			if rebootFile != "" {
+				c.Reboot = func(context.Context) error { return c.FS.WriteFile(rebootFile, nil, 0o644) }
+			}
 			if c.Listener, err = helperListener(listen, &c); err != nil {
 				return err
 			}
@@ -54,6 +63,10 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 	f.StringVar(&chip, "tpm", "/dev/tpmrm0", "`DEVICE` of the TPM, or unix:PATH of an emulator")
 	f.StringVar(&c.EventLog, "event-log", "/sys/kernel/security/tpm0/binary_bios_measurements", "the firmware's event log `FILE`")
 	f.StringVar(&c.IMALog, "ima-log", "/sys/kernel/security/ima/binary_runtime_measurements", "the kernel's IMA list `FILE`")
+	f.StringVar(&slots, "slots", "", "`FOLDER` with the slots slot-a and slot-b; without it nothing can be installed")
+	f.StringVar(&product, "product-file", "/etc/gatewarden/product.json", "`FILE` that says what this machine is, root-owned")
+	f.BoolVar(&counter, "epoch-counter", false, "hold the security epoch by a counter in the TPM too; it is made when there is none")
+	f.StringVar(&rebootFile, "reboot-file", "", "make this `FILE` instead of rebooting, for machines without systemd")
 	_ = cmd.MarkFlagRequired("peer-uid") // the flag exists: it was made above
 	return cmd
 }
@@ -70,6 +83,19 @@ func helperListener(path string, c *helper.Config) (*net.UnixListener, error) {
 		err = errors.New("no socket was passed: start gatewarden-helper.socket, or give --listen PATH")
 	}
 	return l, err
+}
+
+// updates is nil where nothing can be installed: the other verbs work all the same.
+func updates(slots, product string, c helper.Config) *helper.Updates {
+	if slots == "" {
+		return nil
+	}
+	loader, err := boot.Detect(boot.Deps{FS: c.FS, Folder: slots})
+	if err != nil {
+		c.Log.Error("no release can be installed", "error", err)
+		return nil
+	}
+	return &helper.Updates{Loader: loader, Slots: slots, Product: product}
 }
 
 // ekName reads the Name of the endorsement key; the connection to the chip is

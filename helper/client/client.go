@@ -28,8 +28,8 @@ const (
 // Info is what the helper says of itself and this device.
 type Info = helperwire.Info
 
-// Client makes one connection per request: between them the helper may exit.
-// Safe for concurrent use.
+// Client makes one connection per request or install session: between them the
+// helper may exit. Safe for concurrent use.
 type Client struct{ path string }
 
 // New makes a client for the helper that listens at path. It connects later.
@@ -82,12 +82,7 @@ func sort(logs helperwire.Logs, files []*os.File) (eventLog, ima *os.File, err e
 // Reboot hands over the operators' envelope. A *policy.Refusal says that the
 // helper, by its own policy, time and ledger, refused it.
 func (c *Client) Reboot(ctx context.Context, env wire.Envelope) error {
-	_, files, err := c.ask(ctx, helperwire.Request{Version: 1, Verb: helperwire.VerbReboot, Envelope: &env})
-	closeAll(files)
-	if err != nil {
-		return fmt.Errorf("ask helper to reboot: %w", err)
-	}
-	return nil
+	return c.do(ctx, "reboot", helperwire.Request{Version: 1, Verb: helperwire.VerbReboot, Envelope: &env})
 }
 
 func (c *Client) ask(ctx context.Context, request helperwire.Request) (*helperwire.Response, []*os.File, error) {

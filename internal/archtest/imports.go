@@ -42,11 +42,13 @@ func Table() []Rule {
 		{From: "internal/check", Own: []string{"internal"}, Std: []string{"log"}},
 		{From: "internal/bench", Own: []string{"*"}, Std: []string{"log"}},
 		{From: "internal/archtest", Own: []string{}, Std: device},
+		// A program for the public TUF conformance suite, which fakes the `date` command.
+		{From: "internal/tufclient", Own: []string{"internal", "update/tuf"}, Std: []string{"log"}},
 	}
 }
 
 func buildTools() []string {
-	return []string{"internal/check", "internal/bench", "internal/archtest"}
+	return []string{"internal/check", "internal/bench", "internal/archtest", "internal/tufclient"}
 }
 
 // Imports checks every import of what ships against rules; test files are free.

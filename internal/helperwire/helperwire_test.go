@@ -45,12 +45,34 @@ func TestHugeLengthIsRefusedUnread(t *testing.T) {
 	}
 }
 
+func TestHugeRawLengthIsRefusedUnread(t *testing.T) {
+	for _, size := range []int64{-1, -1 << 63, 1<<20 + 1, 1 << 31, 1 << 32, 1<<63 - 1} {
+		rest := &endless{}
+		if _, err := ReadRaw(rest, size, 1<<20, nil); err == nil || rest.read > 0 {
+			t.Errorf("%d bytes: %v, %d bytes were read", size, err, rest.read)
+		}
+	}
+	if _, err := ReadRaw(bytes.NewReader(make([]byte, 9)), 10, 10, nil); err == nil {
+		t.Error("half of what was announced is accepted")
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	frame, err := Encode(Request{Version: 1, Verb: VerbInfo})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(frame)
+	for _, r := range []Request{
+		{Version: 1, Verb: VerbInstall, Target: "releases/gw/stable/1.0.0.json"}, {Version: 1, Verb: StepFile, Absent: true},
+		{Version: 1, Verb: StepChunk, Chunk: 7, Raw: 1 << 16}, {Version: 1, Verb: StepSeed, Raw: -1}, {Version: 1, Verb: VerbTry, Release: "1.0.0"},
+	} {
+		frame, err := Encode(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(frame)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var r Request
 		if Read(bytes.NewReader(data), &r) != nil {
@@ -63,6 +85,10 @@ func FuzzRead(f *testing.F) {
 		var again Request
 		if err := Read(bytes.NewReader(frame), &again); err != nil || !reflect.DeepEqual(r, again) {
 			t.Errorf("does not survive a round trip: %+v, %v", r, err)
+		}
+		rest := &endless{}
+		if raw, err := ReadRaw(rest, r.Raw, MaxFrame, nil); (err == nil) != (r.Raw >= 0 && r.Raw <= MaxFrame) || int64(len(raw)) > max(r.Raw, 0) {
+			t.Errorf("%d raw bytes: got %d, %v", r.Raw, len(raw), err)
 		}
 	})
 }

@@ -136,6 +136,10 @@ func (p *PCRPolicy) check(newest uint64) error {
 		return fmt.Errorf("epoch is %d, it must be from 1 to %d", p.Epoch, newest)
 	case p.Key == Digest{} || p.Policy == Digest{}:
 		return errors.New("key or policy is missing")
+	case p.Until != "" && p.Until != "ready":
+		return fmt.Errorf("until is %.40q, it must be ready or absent", p.Until)
+	case p.Until == "ready" && slices.Contains(strings.Split(p.Phases, ":"), "ready"):
+		return fmt.Errorf("phases %s go beyond until: ready", p.Phases)
 	case len(p.Signature) == 0 || len(p.Signature) > MaxPolicySig:
 		return fmt.Errorf("signature has %d bytes, it must have 1 to %d", len(p.Signature), MaxPolicySig)
 	}

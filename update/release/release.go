@@ -66,12 +66,13 @@ type Criterion struct {
 // PCRPolicy is one signed policy in the terms of systemd's tpm2-pcr-signature.json
 // (systemd-measure(1)), with the epoch that its policyRef names.
 type PCRPolicy struct {
-	Epoch     uint64 `json:"epoch"`     // policyRef = product | channel | epoch
-	Phases    string `json:"phases"`    // boot-phase path: "sysinit", "sysinit:ready", ...
-	PCRs      []int  `json:"pcrs"`      // SHA-256 bank, ascending
-	Key       Digest `json:"key"`       // SHA-256 of the DER public key
-	Policy    Digest `json:"policy"`    // digest of the PCR policy
-	Signature []byte `json:"signature"` // over SHA-256(Policy || policyRef)
+	Epoch     uint64 `json:"epoch"`           // in the policyRef, with product, channel and PCRs (tpmpolicy.Ref)
+	Until     string `json:"until,omitempty"` // "ready" for secrets that shut then; in the policyRef, too
+	Phases    string `json:"phases"`          // boot-phase path: "sysinit", "sysinit:ready", ...
+	PCRs      []int  `json:"pcrs"`            // SHA-256 bank, ascending
+	Key       Digest `json:"key"`             // fingerprint of the public key (tpmpolicy.Fingerprint)
+	Policy    Digest `json:"policy"`          // digest of the PCR policy
+	Signature []byte `json:"signature"`       // over SHA-256(Policy || policyRef)
 }
 
 // Digest is a SHA-256 value; in JSON lower-case hex.

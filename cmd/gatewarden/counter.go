@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"github.com/gatewarden/gatewarden/helper"
+	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/tpm"
+	"github.com/gatewarden/gatewarden/tpm/counter"
+)
+
+const maxCounterFile = 8 << 10 // bytes
+
+// epochCounter is the TPM's counter behind the security epoch: how far it is above
+// its beginning is the epoch. It is made when it is first asked for.
+type epochCounter struct {
+	fs   *fsx.FS
+	path string // of its file, root's: whoever reads the key in it may raise the counter
+	chip string // path of the TPM
+}
+
+// counterFile is on disk, with its key, before the TPM's index is made.
+type counterFile struct {
+	Version int             `json:"v"`   // 1
+	Key     []byte          `json:"key"` // PKCS #8, P-256
+	Record  *counter.Record `json:"record,omitempty"`
+}
+
+func newEpochCounter(c helper.Config, chip string) *epochCounter {
+	return &epochCounter{fs: c.FS, path: filepath.Join(c.State, "counter.json"), chip: chip}
+}
+
+func (e *epochCounter) Epoch(ctx context.Context) (epoch uint64, record []byte, err error) {
+	err = e.do(ctx, "read epoch counter", func(c *tpm.Chip, _ *ecdsa.PrivateKey, r counter.Record) error {
+		value, err := counter.Read(c, r)
+		if err != nil {
+			return err
+		}
+		if epoch, err = r.Delta(value); err != nil {
+			return err
+		}
+		record, err = json.Marshal(r)
+		return err
+	})
+	return epoch, record, err
+}
+
+func (e *epochCounter) Raise(ctx context.Context, epoch uint64) error {
+	return e.do(ctx, "raise epoch counter", func(c *tpm.Chip, key *ecdsa.PrivateKey, r counter.Record) error {
+		_, err := counter.Raise(c, key, r, epoch)
+		return err
+	})
+}
+
+// do runs work on the TPM, with the counter's key and record.
+func (e *epochCounter) do(ctx context.Context, what string, work func(*tpm.Chip, *ecdsa.PrivateKey, counter.Record) error) error {
+	file, key, err := e.load()
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	chip, err := tpm.Open(ctx, e.chip)
+	if err != nil {
+		return err
+	}
+	defer chip.Close()
+	return chip.Do(ctx, what, func(c *tpm.Chip) error {
+		if file.Record == nil {
+			record, err := counter.Define(c, key, counter.Index, nil)
+			if err != nil {
+				return err
+			}
+			file.Record = &record
+			if err := e.fs.WriteJSON(e.path, file, 0o600); err != nil {
+				return err
+			}
+		}
+		return work(c, key, *file.Record)
+	})
+}
+
+// load reads the file, or begins one. A damaged one is an error: a new counter
+// would begin at nothing.
+func (e *epochCounter) load() (counterFile, *ecdsa.PrivateKey, error) {
+	var file counterFile
+	err := e.fs.ReadJSON(e.path, maxCounterFile, &file)
+	if errors.Is(err, fs.ErrNotExist) {
+		if file, err = newCounterFile(); err == nil {
+			err = e.fs.WriteJSON(e.path, file, 0o600)
+		}
+	}
+	if err != nil {
+		return counterFile{}, nil, err
+	}
+	parsed, err := x509.ParsePKCS8PrivateKey(file.Key)
+	key, ok := parsed.(*ecdsa.PrivateKey)
+	if err != nil || !ok || file.Version != 1 {
+		return counterFile{}, nil, fmt.Errorf("%s holds no key of version 1", e.path)
+	}
+	return file, key, nil
+}
+
+func newCounterFile() (counterFile, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return counterFile{}, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return counterFile{Version: 1, Key: der}, err
+}
+
+var _ helper.Counter = (*epochCounter)(nil)
