@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 const (
@@ -37,10 +38,15 @@ func checkBinary(ctx context.Context, root string) (string, error) {
 	defer os.RemoveAll(dir)
 	env := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64"}
 	released, symbols := filepath.Join(dir, "released"), filepath.Join(dir, "symbols")
-	if err := goRun(ctx, root, env, "build", "-trimpath", "-ldflags=-s -w", "-o", released, "./"+deviceBinary); err != nil {
+	flags, err := deviceFlags(root)
+	if err != nil {
 		return "", err
 	}
-	if err := goRun(ctx, root, env, "build", "-trimpath", "-o", symbols, "./"+deviceBinary); err != nil {
+	build := append([]string{"build", "-trimpath"}, flags...)
+	if err := goRun(ctx, root, env, append(build, "-ldflags=-s -w -funcalign=16", "-o", released, "./"+deviceBinary)...); err != nil {
+		return "", err
+	}
+	if err := goRun(ctx, root, env, append(build, "-o", symbols, "./"+deviceBinary)...); err != nil {
 		return "", err
 	}
 	info, err := os.Stat(released)
@@ -57,6 +63,15 @@ func checkBinary(ctx context.Context, root string) (string, error) {
 		return note, err
 	}
 	return note, faults(append(bad, found...))
+}
+
+// deviceFlags are the flags with which the Makefile builds the device binary too.
+func deviceFlags(root string) ([]string, error) {
+	data, err := os.ReadFile(filepath.Join(root, deviceBinary, "build.flags"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("read build flags: %w", err)
+	}
+	return strings.Fields(string(data)), nil
 }
 
 // inspect returns what is wrong with the unstripped ELF file at path.

@@ -3,15 +3,22 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/gatewarden/gatewarden/internal/archtest"
 )
 
 // Ceilings of the code that runs as root, in lines without tests.
 const (
-	maxHelper        = 1500 // the package helper itself
-	maxHelperClosure = 5000 // all of our own code that it links
+	maxHelper = 1500 // the package helper itself
+	// All of our own code in the helper's process. The aim is 5,000: this ceiling is
+	// what it is today, and only ever gets lower (docs/adr/009).
+	maxHelperClosure = 10_250
+	helperAim        = 5000
 )
+
+// helperParts are the packages that cmd/gatewarden puts together as the helper.
+func helperParts() []string { return []string{"helper", "tpm", "tpm/counter"} }
 
 func checkImports(_ context.Context, root string) (string, error) {
 	tree, err := archtest.Read(root)
@@ -49,12 +56,22 @@ func helperSize(tree *archtest.Tree) (string, error) {
 	if tree.Package("helper") == nil {
 		return "not built: there is no helper", nil
 	}
-	closure, err := archtest.Closure(tree, "helper")
-	if err != nil {
-		return "", err
+	var closure []string
+	for _, part := range helperParts() {
+		if tree.Package(part) == nil {
+			continue
+		}
+		linked, err := archtest.Closure(tree, part)
+		if err != nil {
+			return "", err
+		}
+		closure = append(closure, linked...)
 	}
+	slices.Sort(closure)
+	closure = slices.Compact(closure)
 	own, linked := archtest.Lines(tree, "helper"), archtest.Lines(tree, closure...)
-	note := fmt.Sprintf("%d lines of %d; with all it links of ours %d of %d (%d packages)", own, maxHelper, linked, maxHelperClosure, len(closure))
+	note := fmt.Sprintf("%d lines of %d; all of ours in its process %d of %d, the aim is %d (%d packages)",
+		own, maxHelper, linked, maxHelperClosure, helperAim, len(closure))
 	var over []string
 	if own > maxHelper {
 		over = append(over, fmt.Sprintf("package helper has %d lines, the ceiling is %d", own, maxHelper))
