@@ -24,12 +24,14 @@ type Settings struct {
 	Health   Health   `toml:"health"`
 	Attest   Attest   `toml:"attest"`
 	Outbox   Outbox   `toml:"outbox"`
+	Update   Update   `toml:"update"`
 }
 
 // Identity says how the device introduces itself.
 type Identity struct {
-	Model string `toml:"model"` // hardware model; by default what the firmware says
-	Token string `toml:"token"` // one-time enrolment token
+	Model    string `toml:"model"`    // hardware model; by default what the firmware says
+	Hostname string `toml:"hostname"` // what operators see beside the id; by default the machine's host name
+	Token    string `toml:"token"`    // one-time enrolment token
 }
 
 // Health says how often the device reports.
@@ -59,6 +61,7 @@ func DefaultSettings() Settings {
 		Health: Health{Interval: conf.Duration(time.Minute)},
 		Attest: Attest{Interval: conf.Duration(5 * time.Minute)},
 		Outbox: Outbox{MaxMessages: 20000, MaxBytes: 16 << 20},
+		Update: defaultUpdate(),
 	}
 }
 
@@ -90,7 +93,19 @@ func (s *Settings) check() error {
 	case s.Outbox.MaxMessages < 100 || s.Outbox.MaxBytes < 1<<20:
 		return errors.New("`outbox` must hold at least 100 messages and 1048576 bytes")
 	}
-	return nil
+	return s.Update.check()
+}
+
+// hostname is what the device calls itself, "" if it has no name.
+func (s *Settings) hostname() string {
+	if s.Identity.Hostname != "" {
+		return s.Identity.Hostname
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return ""
+	}
+	return name
 }
 
 // model is what the device calls its hardware.

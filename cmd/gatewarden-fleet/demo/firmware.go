@@ -3,87 +3,133 @@ package demo
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/testdata/boot"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
+	slots "github.com/gatewarden/gatewarden/update/boot"
 )
 
 const (
-	goodCommandLine = "root=PARTLABEL=slot-a ro quiet console=ttyS0"
+	product  = "gatewarden-demo"
+	model    = "demo-gateway"
+	channel  = "stable"
+	version1 = "1.0.0"
+
+	goodCommandLine = "root=gw-root ro quiet console=ttyS0"
 	alteredWords    = "init=/bin/sh"
 )
 
-// slot is the boot software of a gateway: files that the firmware measures.
-type slot struct{ dir string }
-
-// newSlot lays down release 1.
-func newSlot(dir string) (slot, error) {
-	files := map[string]string{
-		"systemd-boot.efi": "boot loader of the demo", "linux": "kernel of release 1.0.0",
-		"osrel": "ID=gatewarden-demo\nVERSION_ID=1.0.0\n", "cmdline": goodCommandLine, "uname": "6.1.0-gw",
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return slot{}, err
-	}
-	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			return slot{}, err
-		}
-	}
-	return slot{dir}, nil
+// software is one release of the demo's product: what its slots hold.
+type software struct {
+	version string
+	uki     []byte
 }
 
-func (s slot) digest(names ...string) (attest.Digest, error) {
-	h := sha256.New()
-	for _, name := range names {
-		data, err := os.ReadFile(filepath.Join(s.dir, name))
-		if err != nil {
-			return attest.Digest{}, err
-		}
-		h.Write(data)
-	}
-	return attest.Digest(h.Sum(nil)), nil
+func newSoftware(version string) software {
+	return software{version: version, uki: boot.UKI("kernel of release "+version, "ID="+product+"\nVERSION_ID="+version+"\n", goodCommandLine)}
 }
 
-// measure says what booting the slot with this command line will measure.
-func (s slot) measure(commandLine string) (attest.Boot, error) {
-	b := attest.Boot{LoaderPath: `\EFI\BOOT\BOOTX64.EFI`, UKIPath: `\EFI\Linux\gw-a.efi`, CommandLine: commandLine}
-	for _, name := range []string{"linux", "osrel", "cmdline", "uname"} {
-		digest, err := s.digest(name)
-		if err != nil {
-			return b, err
-		}
-		b.Sections = append(b.Sections, attest.Section{Name: "." + name, Digest: digest})
-	}
-	var err error
-	if b.Loader, err = s.digest("systemd-boot.efi"); err != nil {
-		return b, err
-	}
-	if b.UKI, err = s.digest("linux", "osrel", "cmdline", "uname"); err != nil {
-		return b, err
-	}
-	b.Kernel, err = s.digest("linux")
-	return b, err
+// loader is the boot loader that all machines have.
+func loader() []byte {
+	return boot.PE(boot.Section{Name: ".text", Data: []byte("boot loader of the demo")})
 }
 
-// boot does what the firmware, the boot loader and systemd do to the TPM, and
-// leaves the event log where the helper finds it.
-func (s slot) boot(ctx context.Context, power *tpmtest.Power, commandLine, logPath string) error {
+// machine is a gateway's storage: two slots, of which a boot loader starts one.
+type machine struct{ dir string }
+
+// newMachine is the factory: release 1 in slot a, slot b empty.
+func newMachine(dir string, s software) (machine, error) {
+	m := machine{dir}
+	for _, slot := range []string{"a", "b"} {
+		if err := os.MkdirAll(filepath.Dir(m.image(slot, "boot")), 0o700); err != nil {
+			return m, err
+		}
+	}
+	about, err := json.Marshal(map[string]any{
+		"v": 1, "product": product, "channel": channel, "hardware": model, "version": s.version, "epoch": 1,
+	})
+	if err != nil {
+		return m, err
+	}
+	return m, errors.Join(
+		os.WriteFile(m.image("a", "boot"), s.uki, 0o600),
+		os.WriteFile(m.productFile(), about, 0o600),
+		slots.FileInit(dir, "a"),
+	)
+}
+
+func (m machine) image(slot, kind string) string {
+	return filepath.Join(m.dir, "slot-"+slot, kind+".img")
+}
+
+func (m machine) productFile() string { return filepath.Join(m.dir, "product.json") }
+
+// boot does what firmware, boot loader and systemd do: it chooses the slot,
+// extends what it starts into the TPM, and leaves the event log where the helper
+// finds it. words are added to the image's kernel command line. It returns the slot.
+func (m machine) boot(ctx context.Context, power *tpmtest.Power, words, logPath string) (string, error) {
+	slot, err := slots.FileBoot(m.dir)
+	if err != nil {
+		return "", err
+	}
+	uki, err := os.ReadFile(m.image(slot, "boot"))
+	if err != nil {
+		return "", fmt.Errorf("read boot image: %w", err)
+	}
+	raw, err := bootLog(uki, words)
+	if err != nil {
+		return "", err
+	}
+	if err := extend(ctx, power, raw); err != nil {
+		return "", err
+	}
+	for _, phase := range []string{"sysinit", "ready"} { // which no log has
+		if err := power.Extend(ctx, 11, sha256.Sum256([]byte(phase))); err != nil {
+			return "", fmt.Errorf("extend boot phase: %w", err)
+		}
+	}
+	if err := os.Remove(logPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return slot, os.WriteFile(logPath, raw, 0o600)
+}
+
+// bootLog is the recorded firmware's part of an event log, then what booting this
+// image adds to it.
+func bootLog(uki []byte, words string) ([]byte, error) {
+	b, err := measured(uki)
+	if err != nil {
+		return nil, err
+	}
+	if words != "" {
+		b.CommandLine += " " + words
+	}
 	raw, err := attest.CutAtFirstBootApplication(boot.EventLog)
 	if err != nil {
-		return err
-	}
-	b, err := s.measure(commandLine)
-	if err != nil {
-		return fmt.Errorf("measure slot: %w", err)
+		return nil, err
 	}
 	for _, event := range attest.BootEvents(b) {
 		raw = attest.AppendEvent(raw, event)
 	}
+	return raw, nil
+}
+
+// measured says what starting this image measures.
+func measured(uki []byte) (attest.Boot, error) {
+	b, err := attest.ReadUKI(uki, loader())
+	b.LoaderPath, b.UKIPath = `\EFI\BOOT\BOOTX64.EFI`, `\EFI\Linux\gatewarden.efi`
+	return b, err
+}
+
+// extend plays a log into the TPM.
+func extend(ctx context.Context, power *tpmtest.Power, raw []byte) error {
 	log, err := attest.ParseEventLog(raw)
 	if err != nil {
 		return fmt.Errorf("read own event log: %w", err)
@@ -96,10 +142,5 @@ func (s slot) boot(ctx context.Context, power *tpmtest.Power, commandLine, logPa
 			return fmt.Errorf("extend PCR %d: %w", event.PCR, err)
 		}
 	}
-	for _, phase := range []string{"sysinit", "ready"} {
-		if err := power.Extend(ctx, 11, sha256.Sum256([]byte(phase))); err != nil {
-			return fmt.Errorf("extend boot phase: %w", err)
-		}
-	}
-	return os.WriteFile(logPath, raw, 0o600)
+	return nil
 }

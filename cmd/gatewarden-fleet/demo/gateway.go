@@ -19,9 +19,10 @@ type gateway struct {
 	dir     string
 	run     string // folder of the sockets: their paths must be short
 	binary  string
-	machine *tpmtest.Machine
-	slot    slot
+	chip    *tpmtest.Machine
+	machine machine
 	id      string // once known
+	slot    string // that runs
 
 	power  *tpmtest.Power
 	helper *process
@@ -33,32 +34,36 @@ type gateway struct {
 func newGateway(ctx context.Context, name, dir, run, binary, trust string) (*gateway, error) {
 	g := &gateway{name: name, dir: dir, run: run, binary: binary}
 	var err error
-	if g.machine, err = tpmtest.Manufacture(ctx, filepath.Join(dir, "machine")); err != nil {
+	if g.chip, err = tpmtest.Manufacture(ctx, filepath.Join(dir, "chip")); err != nil {
 		return nil, err
 	}
-	if g.slot, err = newSlot(filepath.Join(dir, "slot-a")); err != nil {
-		return nil, fmt.Errorf("install slot: %w", err)
+	if g.machine, err = newMachine(filepath.Join(dir, "disk"), newSoftware(version1)); err != nil {
+		return nil, fmt.Errorf("install release %s: %w", version1, err)
 	}
 	for _, sub := range []string{"state", "helper", "boot"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
 			return nil, err
 		}
 	}
+	return g, nil
+}
+
+// configure writes agent.toml for the slot that runs.
+func (g *gateway) configure(trust string) error {
 	settings := fmt.Sprintf(`# demo: everything that is not the default
 state = %q
 trust = %q
 socket = %q
 helper = %q
 tpm = %q
-slot = "a"
+slot = %q
 [identity]
-model = "demo-gateway"
+model = %q
+hostname = %q
 [health]
 interval = "2s"
-[attest]
-interval = "5m"
-`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket())
-	return g, os.WriteFile(g.path("agent.toml"), []byte(settings), 0o600)
+`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket(), g.slot, model, g.name)
+	return os.WriteFile(g.path("agent.toml"), []byte(settings), 0o600)
 }
 
 func (g *gateway) path(name string) string { return filepath.Join(g.dir, name) }
@@ -66,10 +71,11 @@ func (g *gateway) agentSocket() string     { return filepath.Join(g.run, g.name+
 func (g *gateway) helperSocket() string    { return filepath.Join(g.run, g.name+"-helper.sock") }
 func (g *gateway) tpmSocket() string       { return filepath.Join(g.run, g.name+"-tpm.sock") }
 
-// boot switches the machine on: TPM, measurements, then helper and agent.
-func (g *gateway) boot(ctx context.Context, commandLine, trust string) error {
+// boot switches the machine on: TPM, measurements, then helper and agent. words are
+// added to the kernel command line.
+func (g *gateway) boot(ctx context.Context, words, trust string) error {
 	var err error
-	if g.power, err = g.machine.PowerOn(ctx); err != nil {
+	if g.power, err = g.chip.PowerOn(ctx); err != nil {
 		return err
 	}
 	// The agent's configuration names the TPM by a path that is always the same.
@@ -79,8 +85,11 @@ func (g *gateway) boot(ctx context.Context, commandLine, trust string) error {
 	if err := os.Symlink(g.power.Socket, g.tpmSocket()); err != nil {
 		return err
 	}
-	if err := g.slot.boot(ctx, g.power, commandLine, g.path("boot/eventlog")); err != nil {
+	if g.slot, err = g.machine.boot(ctx, g.power, words, g.path("boot/eventlog")); err != nil {
 		return fmt.Errorf("boot %s: %w", g.name, err)
+	}
+	if err := g.configure(trust); err != nil {
+		return err
 	}
 	g.helper, err = start(g.name+" helper", g.path("helper.log"), g.binary, "helper",
 		"--listen", g.helperSocket(), "--peer-uid", strconv.Itoa(os.Getuid()), "--trust", trust, "--state", g.path("helper"),

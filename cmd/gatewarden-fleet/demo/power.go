@@ -68,7 +68,7 @@ func (w *world) powerCut(ctx context.Context, g *gateway, a accident, moment tim
 		return "", err
 	}
 	back := time.Now()
-	if err := w.boot(ctx, g, goodCommandLine); err != nil {
+	if err := w.boot(ctx, g, ""); err != nil {
 		return "", err
 	}
 	if a.again {
@@ -76,7 +76,7 @@ func (w *world) powerCut(ctx context.Context, g *gateway, a accident, moment tim
 			return "", err
 		}
 		back = time.Now()
-		if err := w.boot(ctx, g, goodCommandLine); err != nil {
+		if err := w.boot(ctx, g, ""); err != nil {
 			return "", err
 		}
 	}

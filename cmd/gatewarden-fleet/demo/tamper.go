@@ -29,7 +29,7 @@ func tamper(ctx context.Context, w *world) ([]string, error) {
 	if err := g.shutDown(); err != nil {
 		return nil, err
 	}
-	if err := w.boot(ctx, g, goodCommandLine+" "+alteredWords); err != nil {
+	if err := w.boot(ctx, g, alteredWords); err != nil {
 		return nil, err
 	}
 	s, err := g.awaitStatus(ctx, "is in quarantine", func(s local.Status) bool {
@@ -50,7 +50,7 @@ func tamper(ctx context.Context, w *world) ([]string, error) {
 	if err := g.shutDown(); err != nil {
 		return lines, err
 	}
-	if err := w.boot(ctx, g, goodCommandLine); err != nil {
+	if err := w.boot(ctx, g, ""); err != nil {
 		return lines, err
 	}
 	s, err = g.awaitStatus(ctx, "has healed", func(s local.Status) bool {

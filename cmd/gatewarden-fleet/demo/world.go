@@ -75,7 +75,7 @@ func (w *world) install(ctx context.Context, c Config) error {
 		if w.gateways[i], err = newGateway(ctx, name, filepath.Join(w.dir, name), w.run, c.Gatewarden, trust); err != nil {
 			return err
 		}
-		makers, err := w.gateways[i].machine.CACertificates()
+		makers, err := w.gateways[i].chip.CACertificates()
 		if err != nil {
 			return err
 		}
@@ -124,13 +124,13 @@ func freePorts(n int) ([]string, error) {
 
 // writePolicy states what release 1.0.0 measures, as a release build will do.
 func (w *world) writePolicy() error {
-	b, err := w.gateways[0].slot.measure(goodCommandLine)
+	b, err := measured(newSoftware(version1).uki)
 	if err != nil {
 		return fmt.Errorf("measure release: %w", err)
 	}
 	p := attest.Policy{
 		Version: 1, Issued: time.Now().UTC(), Fleet: fleetID,
-		Releases: []attest.Release{b.Release("gatewarden-demo", "1.0.0")},
+		Releases: []attest.Release{b.Release(product, version1)},
 	}
 	raw, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
@@ -166,9 +166,9 @@ func (w *world) serve() error {
 func (w *world) trust() string     { return filepath.Join(w.settings.State, "trust") }
 func (w *world) dashboard() string { return w.server.DashboardURL() }
 
-// boot starts a gateway with this kernel command line.
-func (w *world) boot(ctx context.Context, g *gateway, commandLine string) error {
-	return g.boot(ctx, commandLine, w.trust())
+// boot starts a gateway; words are added to its kernel command line.
+func (w *world) boot(ctx context.Context, g *gateway, words string) error {
+	return g.boot(ctx, words, w.trust())
 }
 
 // failed returns an error if a part ended by itself.
