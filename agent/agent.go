@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -29,6 +28,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/tpm"
+	"github.com/gatewarden/gatewarden/update"
 )
 
 // tpmPatience is how long the chip may take for all that a start needs of it.
@@ -54,18 +54,24 @@ type Agent struct {
 	evidence *evidence.Collector
 	health   *health.Tracker
 	commands *command.Dispatcher
+	disobeys error // why no command runs; nil if they do
 	link     *link.Link
+	updates  *update.Engine // nil where the owner installed no root of a repository
 
 	verdict  atomic.Pointer[wire.Verdict]
 	verdicts chan wire.Verdict // wakes a waiting Attest; never blocks
 	report   chan struct{}     // asks for a health report now
 	settle   chan struct{}     // asks to settle interrupted commands
+	rest     chan struct{}     // says that a burst of work is over
 }
 
-// Build says what this binary is.
+// Build says what this binary is, and by which clock it works.
 type Build struct {
 	Version string
 	Time    time.Time // no time before it is believed
+
+	Now    func() time.Time // nil: the system's
+	Synced func() bool      // whether a time source set it since boot; nil: the kernel knows
 }
 
 // New opens the state folder, the TPM and the trust documents. What can't work is
@@ -75,9 +81,15 @@ func New(ctx context.Context, s Settings, b Build, log *slog.Logger) (*Agent, er
 	if _, err := rand.Read(boot); err != nil {
 		return nil, fmt.Errorf("make boot id: %w", err)
 	}
+	if b.Now == nil {
+		b.Now = time.Now
+	}
+	if b.Synced == nil {
+		b.Synced = clock.KernelSynced
+	}
 	a := &Agent{
 		settings: s, version: b.Version, boot: hex.EncodeToString(boot), log: log, fs: &fsx.FS{},
-		verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), settle: make(chan struct{}, 1),
+		verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), settle: make(chan struct{}, 1), rest: make(chan struct{}, 1),
 	}
 	if err := a.open(ctx, b); err != nil {
 		a.Close()
@@ -100,7 +112,7 @@ func (a *Agent) open(ctx context.Context, b Build) error {
 			return err
 		}
 	}
-	for _, step := range []func() error{a.openEvidence, a.openHealth, a.openCommands, a.openLink} {
+	for _, step := range []func() error{a.openEvidence, a.openHealth, a.openCommands, a.openLink, a.openUpdates} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -119,7 +131,7 @@ func (a *Agent) openState(b Build) error {
 		return err
 	}
 	var err error
-	if a.clock, err = clock.New(clock.Config{FS: a.fs, Dir: a.settings.State, Build: b.Time, Now: time.Now, Synced: clock.KernelSynced}); err != nil {
+	if a.clock, err = clock.New(clock.Config{FS: a.fs, Dir: a.settings.State, Build: b.Time, Now: b.Now, Synced: b.Synced}); err != nil {
 		return err
 	}
 	if a.audit, err = audit.Open(a.fs, a.path("audit.log"), a.clock.Time); err != nil {
@@ -173,13 +185,9 @@ func (a *Agent) openTPM(ctx context.Context) (err error) {
 }
 
 func (a *Agent) openIdentity(ctx context.Context) (err error) {
-	hostname, err := os.Hostname()
-	if err != nil {
-		hostname = ""
-	}
 	a.identity, err = identity.New(ctx, identity.Config{
 		Dir: a.path("identity"), FS: a.fs, TPM: a.tpm, Fleet: func() *policy.Fleet { return a.fleet }, Clock: a.clock,
-		Model: a.settings.model(), Hostname: hostname, Software: a.version, Token: a.settings.Identity.Token,
+		Model: a.settings.model(), Hostname: a.settings.hostname(), Software: a.version, Token: a.settings.Identity.Token,
 		Collect: func(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error) {
 			return a.evidence.Collect(ctx, c, keys...)
 		},
@@ -211,6 +219,11 @@ func (a *Agent) openHealth() error {
 
 func (a *Agent) openCommands() error {
 	once, err := ledger.Open(a.fs, a.path("commands.ledger"))
+	if errors.Is(err, fsx.ErrDamaged) {
+		// The device goes on, as far as its owner can still reach it; it obeys nobody.
+		a.event("command.ledger-damaged", err.Error())
+		once, a.disobeys, err = ledger.Broken(err), err, nil
+	}
 	if err != nil {
 		return fmt.Errorf("open command ledger: %w", err)
 	}

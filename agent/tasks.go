@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.reportHealth,
 		a.attestRegularly,
 		a.feedWatchdog,
-		func(ctx context.Context) error { return local.Serve(ctx, socket, a) },
+		func(ctx context.Context) error { return a.runUpdates(ctx, a.updates) },
+		a.giveBack,
+		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates()) },
 	} {
 		group.Go(func() error { return task(ctx) })
 	}
@@ -147,6 +150,10 @@ func (a *Agent) judged(v wire.Verdict) {
 	}
 	select {
 	case a.verdicts <- v:
+	default:
+	}
+	select {
+	case a.rest <- struct{}{}:
 	default:
 	}
 	a.askReport()
@@ -351,7 +358,7 @@ func (a *Agent) Status() local.Status {
 		Outbox: local.Outbox{Pending: a.outbox.Pending(), Dropped: a.outbox.Dropped()},
 		Health: local.Health{Grade: report.Grade, Findings: report.Findings}, AuditIndex: index, AuditHead: head,
 	}
-	if problem != nil {
+	if problem = cmp.Or(problem, a.disobeys); problem != nil {
 		s.Problem = problem.Error()
 	}
 	if c, ok := a.identity.Current(); ok {

@@ -14,6 +14,7 @@ import (
 type Settings struct {
 	Fleet   string `toml:"fleet"`    // name of the fleet; part of every device id, never changed
 	State   string `toml:"state"`    // folder of database, keys and certificates
+	Updates string `toml:"updates"`  // folder of the published update repository, served to devices; by default updates in State
 	Policy  string `toml:"policy"`   // attestation policy (docs/policy.md); by default policy.json in State
 	EKRoots string `toml:"ek_roots"` // folder of PEM files with the certificates of TPM makers
 
@@ -86,6 +87,9 @@ func (s *Settings) check() error {
 	}
 	if err := errors.Join(checkAddresses("public.api", "https", s.Public.API), checkAddresses("public.mqtt", "mqtts", s.Public.MQTT)); err != nil {
 		return err
+	}
+	if s.Updates == "" {
+		s.Updates = filepath.Join(s.State, "updates")
 	}
 	if s.Policy == "" {
 		s.Policy = filepath.Join(s.State, "policy.json")

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/dispatch"
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/release"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/fleet/web"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -36,6 +38,10 @@ const (
 	day        = 24 * time.Hour
 	week       = 7 * day
 )
+
+// pathUpdates is where devices find the update repository. It needs no client
+// certificate: an ill device can always be healed.
+const pathUpdates = "/v1/tuf/"
 
 // Server is a fleet server that was set up but may not run yet.
 type Server struct {
@@ -48,6 +54,7 @@ type Server struct {
 	broker   *broker.Broker
 	dispatch *dispatch.Dispatcher
 	policy   atomic.Pointer[attest.Policy]
+	feed     *policyFeed    // nil without an update repository
 	makers   *x509.CertPool // of TPMs; nil where none are known
 
 	api, mqtt, dashboard, operator    net.Listener
@@ -89,25 +96,9 @@ func (s *Server) openState() (err error) {
 	return err
 }
 
-func (s *Server) openPolicy() error {
-	raw, err := os.ReadFile(s.settings.Policy)
-	if err != nil {
-		return fmt.Errorf("read attestation policy: %w\nhint: `policy` in fleet.toml names it; docs/policy.md describes it", err)
-	}
-	p, err := attest.ParsePolicy(raw)
-	if err != nil {
-		return fmt.Errorf("%s: %w\nhint: docs/policy.md describes it", s.settings.Policy, err)
-	}
-	if p.Fleet != s.settings.Fleet {
-		return fmt.Errorf("%s is for the fleet %q, this is %q\nhint: `policy` in fleet.toml names the file", s.settings.Policy, p.Fleet, s.settings.Fleet)
-	}
-	s.policy.Store(p)
-	return nil
-}
-
 func (s *Server) openVerifier() (err error) {
 	s.verifier, err = verifier.New(verifier.Config{
-		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.policy.Load, Now: time.Now, Fell: s.fell, Log: s.log.With("part", "verifier"),
+		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Log: s.log.With("part", "verifier"),
 	})
 	return err
 }
@@ -200,7 +191,7 @@ func (s *Server) vouched(d registry.Device) bool {
 
 func (s *Server) openDeviceAPI() (err error) {
 	c := s.settings.Certificates
-	s.apiHandler, err = device.New(device.Config{
+	api, err := device.New(device.Config{
 		Fleet: s.settings.Fleet, Registry: s.store, CA: s.ca, Verifier: s.verifier, EKRoots: s.makers,
 		Lives: device.Lives{Full: time.Duration(c.Full), Short: time.Duration(c.Short), Quarantine: time.Duration(c.Quarantine)},
 		Retry: time.Duration(s.settings.Enroll.Retry), Drop: s.broker.Drop, Now: time.Now, Log: s.log.With("part", "device-api"),
@@ -208,6 +199,10 @@ func (s *Server) openDeviceAPI() (err error) {
 	if err != nil {
 		return err
 	}
+	mux := http.NewServeMux()
+	mux.Handle("/", api)
+	mux.Handle(pathUpdates, http.StripPrefix(strings.TrimSuffix(pathUpdates, "/"), release.Handler(s.settings.Updates)))
+	s.apiHandler = mux
 	inner, err := listen("tcp", s.settings.Listen.API, "listen.api")
 	if err != nil {
 		return err

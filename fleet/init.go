@@ -19,16 +19,21 @@ import (
 
 const messageKeyFile = "message.key" // ed25519, PKCS #8 PEM
 
+const stateHint = "\nhint: `state` in fleet.toml must be a folder that this user may write"
+
 // Init makes the CA and the message key of a new fleet, and trust/fleet.json,
 // which is what a device is given at install. It refuses to touch a fleet that
 // exists.
 func Init(s Settings, now time.Time) error {
 	files := &fsx.FS{}
-	if _, err := os.Stat(filepath.Join(s.State, messageKeyFile)); !errors.Is(err, fs.ErrNotExist) {
+	switch _, err := os.Stat(filepath.Join(s.State, messageKeyFile)); {
+	case err == nil:
 		return fmt.Errorf("%s holds a fleet already: nothing was changed", s.State)
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("look for an existing fleet: %w%s", err, stateHint)
 	}
 	if err := files.MkdirAll(filepath.Join(s.State, "trust"), 0o750); err != nil {
-		return fmt.Errorf("make state folder: %w", err)
+		return fmt.Errorf("make state folder: %w%s", err, stateHint)
 	}
 	if err := ca.Init(filepath.Join(s.State, "ca"), s.Fleet, now); err != nil {
 		return fmt.Errorf("make CA: %w", err)

@@ -26,6 +26,7 @@ const (
 	maxGroup       = 256              // outbox operations in one commit, count
 	maxRecord      = 80 << 10         // one stored message, bytes: wire.MaxBody and what surrounds it
 	handleQueue    = 16               // received messages of one kind that wait for Handle, count
+	receiveAhead   = 64               // received messages that the broker may send before our acknowledgement, count
 	keepAlive      = 60 * time.Second // MQTT keep-alive
 	sessionExpiry  = time.Hour        // how long the broker keeps our session
 	answerTimeout  = 30 * time.Second // for connecting, and for each answer of the broker

@@ -15,14 +15,14 @@ import (
 type class int
 
 const (
-	security  class = iota // events and receipts
+	security  class = iota // events, receipts and outcomes of updates
 	telemetry              // health and link tests
 	classes
 )
 
 func classOf(kind wire.Kind) (class, bool) {
 	switch kind {
-	case wire.KindEvent, wire.KindReceipt:
+	case wire.KindEvent, wire.KindReceipt, wire.KindUpdate:
 		return security, true
 	case wire.KindHealth, wire.KindLinkTest:
 		return telemetry, true

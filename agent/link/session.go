@@ -51,7 +51,7 @@ func (l *Link) open(ctx context.Context, turn int) (*drain, error) {
 	d.conn, err = mqttconn.Dial(ctx, mqttconn.Options{
 		URL: address, TLS: config, ClientID: identity,
 		KeepAlive: keepAlive, SessionExpiry: sessionExpiry, Timeout: answerTimeout,
-		MaxTopic: wire.MaxTopic, MaxPayload: wire.MaxMessage, MaxPacket: wire.MaxMessage + maxRecord,
+		MaxTopic: wire.MaxTopic, MaxPayload: wire.MaxMessage, MaxPacket: wire.MaxMessage + maxRecord, Ahead: receiveAhead,
 		OnMessage: func(m mqttconn.Message) { l.receive(identity, m, d.acks) },
 		OnRejected: func(code byte, reason string) {
 			refused := &mqttconn.Refused{Code: code, Reason: reason}

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -90,9 +91,10 @@ const (
 	maxRequest  = 4 << 10 // bytes of a request's header
 )
 
-// Serve answers on l until ctx ends.
-func Serve(ctx context.Context, l net.Listener, source Source) error {
+// Serve answers on l until ctx ends. updates is nil where there are none.
+func Serve(ctx context.Context, l net.Listener, source Source, updates Updates) error {
 	mux := http.NewServeMux()
+	routeUpdates(mux, updates)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { write(w, source.Status()) })
 	mux.HandleFunc("POST /v1/attest", func(w http.ResponseWriter, r *http.Request) {
 		if err := source.Attest(r.Context()); err != nil {
@@ -103,7 +105,7 @@ func Serve(ctx context.Context, l net.Listener, source Source) error {
 		}
 		write(w, source.Status())
 	})
-	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 2 * callTimeout, IdleTimeout: 10 * time.Second, MaxHeaderBytes: maxRequest}
+	server := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 2 * callTimeout, IdleTimeout: 10 * time.Second, MaxHeaderBytes: maxRequest, ConnContext: withPeer}
 	stop := context.AfterFunc(ctx, func() { server.Close() }) // answers in flight are of no more use
 	defer stop()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -136,6 +138,10 @@ func Get(ctx context.Context, socket string, fresh bool) (Status, error) {
 		return Status{}, fmt.Errorf("make request: %w", err)
 	}
 	resp, err := (&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}).Do(req)
+	var call *url.Error // names an address that is none of the caller's business
+	if errors.As(err, &call) {
+		err = call.Err
+	}
 	if err != nil {
 		return Status{}, fmt.Errorf("reach the agent at %s: %w\nhint: is gatewarden.service running, and are you in the group gatewarden?", socket, err)
 	}

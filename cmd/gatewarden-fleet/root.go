@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -79,8 +80,27 @@ Exit codes: 0 done, 1 could not be done (stderr says why), 2 wrong command line.
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the server's configuration `FILE`")
 	root.PersistentFlags().StringVar(&o.socket, "socket", "", "reach the server at this `SOCKET` instead of the configured one")
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
-	root.AddCommand(serveVerb(o), initVerb(o), demoVerb(o), devicesVerb(o), commandVerb(o), configVerb(o), versionVerb(o))
+	root.AddCommand(serveVerb(o), initVerb(o), demoVerb(o), devicesVerb(o), commandVerb(o), releaseVerb(o), configVerb(o), versionVerb(o))
+	strict(root)
 	return root
+}
+
+// strict makes a wrong argument or a missing flag of any verb a usageError.
+func strict(cmd *cobra.Command) {
+	inner := cmd.Args
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		err := cmd.ValidateRequiredFlags()
+		if err == nil && inner != nil {
+			err = inner(cmd, args)
+		}
+		if err != nil && !errors.As(err, new(usageError)) {
+			err = usageError{err}
+		}
+		return err
+	}
+	for _, sub := range cmd.Commands() {
+		strict(sub)
+	}
 }
 
 // client reaches the server; a socket on the command line needs no configuration.
@@ -88,11 +108,20 @@ func (o *options) client() (*operator.Client, error) {
 	if o.socket != "" {
 		return operator.NewClient(o.socket), nil
 	}
-	s, err := fleet.LoadSettings(o.config)
+	s, err := o.settings()
 	if err != nil {
 		return nil, err
 	}
 	return operator.NewClient(s.Listen.Operator), nil
+}
+
+// settings reads the server's configuration.
+func (o *options) settings() (fleet.Settings, error) {
+	s, err := fleet.LoadSettings(o.config)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w\nhint: --config FILE names the configuration; packaging/fleet.toml is an example", err)
+	}
+	return s, err
 }
 
 func (o *options) printJSON(v any) error {
@@ -119,6 +148,6 @@ func versionVerb(o *options) *cobra.Command {
 }
 
 func (o *options) fleetName() (string, error) {
-	s, err := fleet.LoadSettings(o.config)
+	s, err := o.settings()
 	return s.Fleet, err
 }

@@ -16,7 +16,7 @@ func serveVerb(o *options) *cobra.Command {
 		Short: "run the fleet server (systemd does this)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := fleet.LoadSettings(o.config)
+			s, err := o.settings()
 			if err != nil {
 				return err
 			}
@@ -36,7 +36,7 @@ func initVerb(o *options) *cobra.Command {
 		Short: "make the CA and keys of a new fleet",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			s, err := fleet.LoadSettings(o.config)
+			s, err := o.settings()
 			if err != nil {
 				return err
 			}
@@ -61,18 +61,17 @@ func configVerb(o *options) *cobra.Command {
 		Short: "check a configuration file without using it",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			path := o.config
 			if len(args) == 1 {
-				path = args[0]
+				o.config = args[0]
 			}
-			s, err := fleet.LoadSettings(path)
+			s, err := o.settings()
 			if err != nil {
 				return err
 			}
 			if o.json {
 				return o.printJSON(s)
 			}
-			fmt.Fprintf(o.stdout, "%s is correct\n", path)
+			fmt.Fprintf(o.stdout, "%s is correct\n", o.config)
 			return nil
 		},
 	})

@@ -14,7 +14,7 @@ func agentVerb(o *options) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			agent.BeFrugal()
-			s, err := agent.LoadSettings(o.config)
+			s, err := o.settings()
 			if err != nil {
 				return err
 			}

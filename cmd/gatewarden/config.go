@@ -4,8 +4,6 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
-
-	"github.com/gatewarden/gatewarden/agent"
 )
 
 func configVerb(o *options) *cobra.Command {
@@ -16,18 +14,17 @@ func configVerb(o *options) *cobra.Command {
 		Short: "check a configuration file without using it",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			path := o.config
 			if len(args) == 1 {
-				path = args[0]
+				o.config = args[0]
 			}
-			s, err := agent.LoadSettings(path)
+			s, err := o.settings()
 			if err != nil {
 				return err
 			}
 			if o.json {
 				return o.printJSON(s)
 			}
-			fmt.Fprintf(o.stdout, "%s is correct\n", path)
+			fmt.Fprintf(o.stdout, "%s is correct\n", o.config)
 			return nil
 		},
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -89,21 +90,49 @@ health and attest use more, see their help.`,
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the agent's configuration `FILE`")
 	root.PersistentFlags().StringVar(&o.socket, "socket", "", "ask the agent at this `SOCKET` instead of the configured one")
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
-	root.AddCommand(agentVerb(o), helperVerb(o), statusVerb(o), healthVerb(o), attestVerb(o), certVerb(o), configVerb(o), versionVerb(o))
+	root.AddCommand(agentVerb(o), helperVerb(o), statusVerb(o), healthVerb(o), attestVerb(o), certVerb(o), configVerb(o), updateVerb(o), versionVerb(o))
+	strict(root)
 	return root
+}
+
+// strict makes a wrong argument or a missing flag of any verb a usageError.
+func strict(cmd *cobra.Command) {
+	inner := cmd.Args
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		err := cmd.ValidateRequiredFlags()
+		if err == nil && inner != nil {
+			err = inner(cmd, args)
+		}
+		if err != nil && !errors.As(err, new(usageError)) {
+			err = usageError{err}
+		}
+		return err
+	}
+	for _, sub := range cmd.Commands() {
+		strict(sub)
+	}
 }
 
 // ask gets the agent's status; a socket on the command line needs no configuration.
 func (o *options) ask(ctx context.Context, fresh bool) (local.Status, error) {
 	socket := o.socket
 	if socket == "" {
-		s, err := agent.LoadSettings(o.config)
+		s, err := o.settings()
 		if err != nil {
 			return local.Status{}, err
 		}
 		socket = s.Socket
 	}
 	return local.Get(ctx, socket, fresh)
+}
+
+// settings reads the agent's configuration.
+func (o *options) settings() (agent.Settings, error) {
+	s, err := agent.LoadSettings(o.config)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w\nhint: --config FILE names the configuration; the package brings an example", err)
+	}
+	return s, err
 }
 
 func (o *options) printJSON(v any) error {

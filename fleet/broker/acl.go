@@ -54,7 +54,8 @@ func maySubscribe(identity, filter string) bool {
 
 func upKind(kind wire.Kind) bool {
 	switch kind {
-	case wire.KindHello, wire.KindEvidence, wire.KindHealth, wire.KindEvent, wire.KindReceipt, wire.KindLinkTest:
+	case wire.KindHello, wire.KindEvidence, wire.KindHealth, wire.KindEvent, wire.KindReceipt, wire.KindLinkTest,
+		wire.KindUpdate:
 		return true
 	}
 	return false

@@ -277,7 +277,9 @@ func TestCertificateThatExpiresEndsItsConnection(t *testing.T) {
 }
 
 func TestRetainedMessageIsRefusedAndOversizedEndsTheConnection(t *testing.T) {
-	b := start(t, DefaultLimits())
+	limits := DefaultLimits()
+	limits.Message = 1 << 20
+	b := start(t, limits)
 	got := make(chan mqttconn.Message, 9)
 	raw := rawDial(t, b, wire.FleetIdentity)
 	raw.connect(t, wire.FleetIdentity, nil)
@@ -293,7 +295,7 @@ func TestRetainedMessageIsRefusedAndOversizedEndsTheConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	receive(t, got, "live")
-	big := make([]byte, DefaultLimits().Message+1)
+	big := make([]byte, limits.Message+1)
 	_ = device.Send(t.Context(), mqttconn.Message{Topic: wire.UpTopic(deviceA, wire.KindHealth), Payload: big, QoS: 1})
 	ended(t, device)
 }

@@ -45,6 +45,17 @@ func checkLinkTest(body []byte) error {
 	return nil
 }
 
+func checkUpdate(body []byte) error {
+	var u wire.Update
+	if err := strictjson.Unmarshal(body, &u); err != nil {
+		return malformed(err)
+	}
+	if u.Version != 1 || u.ID == "" || len(u.ID) > maxStream || !eventName(u.State) || u.Outcome != "" && !eventName(u.Outcome) || len(u.Text) > wire.MaxText {
+		return malformed(errors.New("version, id, state, outcome or text is out of range"))
+	}
+	return nil
+}
+
 func decodeEvent(body []byte) (wire.Event, error) {
 	var e wire.Event
 	if err := strictjson.Unmarshal(body, &e); err != nil {

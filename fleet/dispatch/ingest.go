@@ -156,6 +156,8 @@ func (d *Dispatcher) effects(ctx context.Context, in incoming, row *registry.Mes
 		return checkHealth(in.up.Body)
 	case wire.KindLinkTest:
 		return checkLinkTest(in.up.Body)
+	case wire.KindUpdate:
+		return checkUpdate(in.up.Body)
 	case wire.KindEvent:
 		event, err := decodeEvent(in.up.Body)
 		if err != nil {

@@ -40,7 +40,7 @@ func (d *Dispatcher) receive(ctx context.Context, m mqttconn.Message) {
 		d.call(ctx, func(ctx context.Context) { d.hello(ctx, device, identity, hello) })
 	case wire.KindEvidence:
 		d.call(ctx, func(ctx context.Context) { d.cfg.OnEvidence(ctx, device, identity, m.Payload) })
-	case wire.KindHealth, wire.KindEvent, wire.KindReceipt, wire.KindLinkTest:
+	case wire.KindHealth, wire.KindEvent, wire.KindReceipt, wire.KindLinkTest, wire.KindUpdate:
 		up, err := decodeUp(m.Payload)
 		if err != nil {
 			d.complain(ctx, device, kind, malformed(err))

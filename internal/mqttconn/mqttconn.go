@@ -48,6 +48,9 @@ type Options struct {
 	MaxTopic      int           // bytes
 	MaxPayload    int           // bytes
 	MaxPacket     int           // bytes of one received packet
+	// Ahead is how many messages the broker may send before we acknowledge them
+	// (MQTT 5, 3.1.2.11.3); 0 means 65,535, for which half a megabyte is set aside.
+	Ahead uint16
 
 	// OnMessage gets each message, one at a time and in order; while it runs the
 	// connection delivers nothing more.
@@ -120,12 +123,16 @@ func (o *Options) check() error {
 func (o *Options) connect() *paho.Connect {
 	expiry := uint32(min(o.SessionExpiry/time.Second, math.MaxUint32))
 	size := uint32(o.MaxPacket)
-	return &paho.Connect{
+	c := &paho.Connect{
 		ClientID:   o.ClientID,
 		KeepAlive:  uint16(o.KeepAlive / time.Second),
 		CleanStart: false,
 		Properties: &paho.ConnectProperties{SessionExpiryInterval: &expiry, MaximumPacketSize: &size, RequestProblemInfo: true},
 	}
+	if o.Ahead > 0 {
+		c.Properties.ReceiveMaximum = &o.Ahead
+	}
+	return c
 }
 
 func (c *Conn) dialTLS(ctx context.Context) (net.Conn, error) {

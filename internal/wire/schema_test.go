@@ -29,7 +29,7 @@ const schemaFolder = "../../docs/schema"
 func published() map[string]any {
 	return map[string]any{
 		"hello": wire.Hello{}, "challenge": wire.Challenge{}, "verdict": wire.Verdict{}, "ack": wire.Ack{}, "signed": wire.Signed{},
-		"up": wire.Up{}, "health": wire.Health{}, "event": wire.Event{}, "linktest": wire.LinkTest{},
+		"up": wire.Up{}, "health": wire.Health{}, "event": wire.Event{}, "linktest": wire.LinkTest{}, "update": wire.Update{},
 		"envelope": wire.Envelope{}, "command": wire.Command{}, "receipt": wire.Receipt{}, "receipt-body": wire.ReceiptBody{},
 		"enroll-request": wire.EnrollRequest{}, "enroll-challenge": wire.EnrollChallenge{}, "key-proof": wire.KeyProof{}, "problem": wire.Problem{},
 		"evidence": attest.Evidence{}, "claims": attest.Claims{}, "attestation-policy": attest.Policy{},

@@ -47,6 +47,7 @@ func steps() []step {
 		{"command: the gateway obeys what operators signed, and nothing else", obey},
 		{"tamper: gateway 2 boots with an altered kernel command line, and heals", tamper},
 		{"power: agent, helper and TPM are killed at random moments", powerCuts},
+		{"update: a signed release travels from image to running slot", updated},
 	}
 }
 

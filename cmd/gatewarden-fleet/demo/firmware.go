@@ -28,12 +28,13 @@ const (
 
 // software is one release of the demo's product: what its slots hold.
 type software struct {
-	version string
-	uki     []byte
+	version    string
+	generation uint64 // of the root file system
+	uki        []byte
 }
 
-func newSoftware(version string) software {
-	return software{version: version, uki: boot.UKI("kernel of release "+version, "ID="+product+"\nVERSION_ID="+version+"\n", goodCommandLine)}
+func newSoftware(version string, generation uint64) software {
+	return software{version: version, generation: generation, uki: boot.UKI("kernel of release "+version, "ID="+product+"\nVERSION_ID="+version+"\n", goodCommandLine)}
 }
 
 // loader is the boot loader that all machines have.
@@ -44,7 +45,7 @@ func loader() []byte {
 // machine is a gateway's storage: two slots, of which a boot loader starts one.
 type machine struct{ dir string }
 
-// newMachine is the factory: release 1 in slot a, slot b empty.
+// newMachine is the factory: release 1 in slot a, slot b of the same size and empty.
 func newMachine(dir string, s software) (machine, error) {
 	m := machine{dir}
 	for _, slot := range []string{"a", "b"} {
@@ -60,9 +61,17 @@ func newMachine(dir string, s software) (machine, error) {
 	}
 	return m, errors.Join(
 		os.WriteFile(m.image("a", "boot"), s.uki, 0o600),
+		os.WriteFile(m.image("a", "rootfs"), rootfs(s.generation), 0o600),
 		os.WriteFile(m.productFile(), about, 0o600),
+		empty(m.image("b", "boot"), int64(len(s.uki))+1<<20),
+		empty(m.image("b", "rootfs"), slotSize),
 		slots.FileInit(dir, "a"),
 	)
+}
+
+// empty makes a slot that holds nothing yet.
+func empty(path string, size int64) error {
+	return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size))
 }
 
 func (m machine) image(slot, kind string) string {

@@ -23,6 +23,7 @@ type gateway struct {
 	machine machine
 	id      string // once known
 	slot    string // that runs
+	updates bool   // it installs what the owner releases
 
 	power  *tpmtest.Power
 	helper *process
@@ -37,7 +38,7 @@ func newGateway(ctx context.Context, name, dir, run, binary, trust string) (*gat
 	if g.chip, err = tpmtest.Manufacture(ctx, filepath.Join(dir, "chip")); err != nil {
 		return nil, err
 	}
-	if g.machine, err = newMachine(filepath.Join(dir, "disk"), newSoftware(version1)); err != nil {
+	if g.machine, err = newMachine(filepath.Join(dir, "disk"), newSoftware(version1, 1)); err != nil {
 		return nil, fmt.Errorf("install release %s: %w", version1, err)
 	}
 	for _, sub := range []string{"state", "helper", "boot"} {
@@ -62,7 +63,10 @@ model = %q
 hostname = %q
 [health]
 interval = "2s"
-`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket(), g.slot, model, g.name)
+[update]
+auto = %t
+interval = "1s"
+`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket(), g.slot, model, g.name, g.updates)
 	return os.WriteFile(g.path("agent.toml"), []byte(settings), 0o600)
 }
 
@@ -70,6 +74,9 @@ func (g *gateway) path(name string) string { return filepath.Join(g.dir, name) }
 func (g *gateway) agentSocket() string     { return filepath.Join(g.run, g.name+"-agent.sock") }
 func (g *gateway) helperSocket() string    { return filepath.Join(g.run, g.name+"-helper.sock") }
 func (g *gateway) tpmSocket() string       { return filepath.Join(g.run, g.name+"-tpm.sock") }
+
+// rebootFile is what the helper makes where a real one has systemd reboot.
+func (g *gateway) rebootFile() string { return g.path("reboot") }
 
 // boot switches the machine on: TPM, measurements, then helper and agent. words are
 // added to the kernel command line.
@@ -93,6 +100,7 @@ func (g *gateway) boot(ctx context.Context, words, trust string) error {
 	}
 	g.helper, err = start(g.name+" helper", g.path("helper.log"), g.binary, "helper",
 		"--listen", g.helperSocket(), "--peer-uid", strconv.Itoa(os.Getuid()), "--trust", trust, "--state", g.path("helper"),
+		"--slots", g.machine.dir, "--product-file", g.machine.productFile(), "--reboot-file", g.rebootFile(),
 		"--tpm", "unix:"+g.tpmSocket(), "--event-log", g.path("boot/eventlog"), "--ima-log", g.path("boot/ima"))
 	if err != nil {
 		return err

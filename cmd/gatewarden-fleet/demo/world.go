@@ -2,7 +2,6 @@ package demo
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet"
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/internal/conf"
@@ -31,6 +29,7 @@ type world struct {
 	server   *fleet.Server
 	api      *operator.Client
 	keys     *keyring
+	owner    *owner
 	gateways [2]*gateway
 	random   *rand.Rand
 
@@ -67,6 +66,9 @@ func (w *world) install(ctx context.Context, c Config) error {
 	if err := w.keys.writeOperators(filepath.Join(trust, "operators.json")); err != nil {
 		return err
 	}
+	if err := w.releaseFirst(ctx, trust); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(w.settings.EKRoots, 0o700); err != nil {
 		return err
 	}
@@ -83,10 +85,23 @@ func (w *world) install(ctx context.Context, c Config) error {
 			return err
 		}
 	}
-	if err := w.writePolicy(); err != nil {
+	return w.serve()
+}
+
+// releaseFirst makes the owner's repository with release 1, which the gateways are
+// born with, and pins its root at install.
+func (w *world) releaseFirst(ctx context.Context, trust string) (err error) {
+	if w.owner, err = newOwner(filepath.Join(w.dir, "owner")); err != nil {
 		return err
 	}
-	return w.serve()
+	root, err := w.owner.repo.Root()
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(trust, "root.json"), root, 0o644); err != nil {
+		return err
+	}
+	return w.publish(ctx, newSoftware(version1, 1))
 }
 
 // configure writes fleet.toml's content as settings, with free ports of loopback.
@@ -97,7 +112,7 @@ func (w *world) configure(c Config) error {
 	}
 	s := fleet.DefaultSettings()
 	s.Fleet, s.State = fleetID, filepath.Join(w.dir, "fleet")
-	s.Policy, s.EKRoots = filepath.Join(s.State, "policy.json"), filepath.Join(s.State, "ek-roots")
+	s.Updates, s.EKRoots = filepath.Join(s.State, "updates"), filepath.Join(s.State, "ek-roots")
 	s.Listen = fleet.Listen{API: ports[0], MQTT: ports[1], Dashboard: c.Dashboard, Operator: filepath.Join(w.run, "operator.sock")}
 	s.Public = fleet.Public{API: []string{"https://" + ports[0]}, MQTT: []string{"mqtts://" + ports[1]}}
 	s.Enroll.Retry = retry
@@ -122,21 +137,9 @@ func freePorts(n int) ([]string, error) {
 	return addresses, nil
 }
 
-// writePolicy states what release 1.0.0 measures, as a release build will do.
-func (w *world) writePolicy() error {
-	b, err := measured(newSoftware(version1).uki)
-	if err != nil {
-		return fmt.Errorf("measure release: %w", err)
-	}
-	p := attest.Policy{
-		Version: 1, Issued: time.Now().UTC(), Fleet: fleetID,
-		Releases: []attest.Release{b.Release(product, version1)},
-	}
-	raw, err := json.MarshalIndent(p, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(w.settings.Policy, raw, 0o600)
+// publish releases s to the fleet, with the attestation policy that goes with it.
+func (w *world) publish(ctx context.Context, s software) error {
+	return w.owner.release(ctx, s, w.settings.Updates, confirm())
 }
 
 func (w *world) serve() error {

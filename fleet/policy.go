@@ -1,0 +1,171 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/update/tuf"
+)
+
+const (
+	policyTarget   = "policy/attest.json"
+	policyPatience = 10 * time.Second // the repository is a local folder
+	maxPolicy      = 1 << 20          // bytes
+)
+
+// policyFeed is the owner's update repository as the source of the attestation
+// policy: reference values come with the releases, and nobody touches them here.
+// The server trusts what the owner's root signed, not the folder.
+type policyFeed struct {
+	timestamp string // file
+
+	mu     sync.Mutex
+	client *tuf.Client
+	last   []byte    // the document in force
+	seen   time.Time // when the timestamp that was looked at last was written
+}
+
+// newPolicyFeed returns nil where the owner's root.json is not installed beside
+// fleet.json: then the policy file alone counts.
+func newPolicyFeed(s Settings) (*policyFeed, error) {
+	files := &fsx.FS{}
+	root, err := files.ReadFile(filepath.Join(s.State, "trust", "root.json"), tuf.MaxRoot)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read root of the update repository: %w", err)
+	}
+	client, err := tuf.New(tuf.Config{
+		FS: files, Dir: filepath.Join(s.State, "tuf"), Root: root, Now: time.Now,
+		Metadata: folder(filepath.Join(s.Updates, "metadata")), Targets: folder(filepath.Join(s.Updates, "targets")),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &policyFeed{timestamp: filepath.Join(s.Updates, "metadata", "timestamp.json"), client: client}, nil
+}
+
+// newer returns the policy if it is another one than last time, else nil.
+func (f *policyFeed) newer(ctx context.Context) (*attest.Policy, error) {
+	if err := f.client.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	target, err := f.client.Target(ctx, policyTarget)
+	if errors.Is(err, tuf.ErrNoTarget) {
+		return nil, nil // the owner leaves it to the policy file
+	}
+	if err != nil {
+		return nil, err
+	}
+	if target.Length() > maxPolicy {
+		return nil, fmt.Errorf("%s has %d bytes, at most %d are allowed", policyTarget, target.Length(), maxPolicy)
+	}
+	var raw bytes.Buffer
+	if err := f.client.Download(ctx, target, &raw); err != nil {
+		return nil, err
+	}
+	if bytes.Equal(raw.Bytes(), f.last) {
+		return nil, nil
+	}
+	p, err := attest.ParsePolicy(raw.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	f.last = raw.Bytes()
+	return p, nil
+}
+
+// openPolicy takes the policy of the repository, else the policy file.
+func (s *Server) openPolicy() (err error) {
+	if s.feed, err = newPolicyFeed(s.settings); err != nil {
+		return err
+	}
+	if s.feed != nil {
+		s.feed.changed()
+		p, err := s.feed.newer(context.Background())
+		if err != nil {
+			s.log.Warn("the update repository gives no attestation policy; the policy file counts", "error", err)
+		}
+		if p != nil {
+			s.policy.Store(p)
+			return nil
+		}
+	}
+	raw, err := os.ReadFile(s.settings.Policy)
+	if err != nil {
+		return fmt.Errorf("read attestation policy: %w\nhint: `policy` in fleet.toml names it; docs/policy.md describes it", err)
+	}
+	p, err := attest.ParsePolicy(raw)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.settings.Policy, err)
+	}
+	s.policy.Store(p)
+	return nil
+}
+
+// currentPolicy is what the next appraisal goes by: what the owner published last.
+// What does not verify changes nothing.
+func (s *Server) currentPolicy() *attest.Policy {
+	if s.feed == nil {
+		return s.policy.Load()
+	}
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	if !s.feed.changed() {
+		return s.policy.Load()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), policyPatience)
+	defer cancel()
+	p, err := s.feed.newer(ctx)
+	if err != nil {
+		s.log.Error("the update repository was not taken in", "error", err)
+	}
+	if p != nil {
+		s.policy.Store(p)
+		s.log.Info("new attestation policy", "issued", p.Issued, "releases", len(p.Releases))
+	}
+	return s.policy.Load()
+}
+
+// changed reports whether the repository was published anew since it was asked
+// last: the timestamp is what a publication replaces at the end.
+func (f *policyFeed) changed() bool {
+	info, err := os.Stat(f.timestamp)
+	if err != nil || info.ModTime().Equal(f.seen) {
+		return false
+	}
+	f.seen = info.ModTime()
+	return true
+}
+
+// folder is a tuf.Fetcher of files.
+type folder string
+
+func (f folder) Fetch(_ context.Context, name string, _ int64) (io.ReadCloser, error) {
+	path, err := url.PathUnescape(name)
+	if err != nil {
+		return nil, fmt.Errorf("unescape %.80q: %w", name, err)
+	}
+	root, err := os.OpenRoot(string(f))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	file, err := root.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", tuf.ErrNoFile, err)
+	}
+	return file, err
+}

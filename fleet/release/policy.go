@@ -1,0 +1,169 @@
+package release
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/internal/policy"
+)
+
+// The targets that are documents of the owner.
+const (
+	attestPath    = "policy/attest.json"
+	operatorsPath = "policy/operators.json"
+	fleetPath     = "trust/fleet.json"
+)
+
+// PolicyOptions are the owner's documents as bytes. All may be left out but the
+// first time Fleet or Attest.
+type PolicyOptions struct {
+	Fleet string // name of the fleet, where there is no attestation policy yet
+	// Attest is an attestation policy to start from in place of the one in the
+	// repository: rules, exceptions, releases that were not built here.
+	Attest    []byte
+	Operators []byte // policy/operators.json
+	Trust     []byte // trust/fleet.json
+}
+
+// Policy puts the owner's documents into the draft and returns the attestation
+// policy: the one given, or the one in the repository, with the reference values of
+// every release that is signed or drafted. Nobody types a reference value. The
+// same inputs give the same document; its time changes only if anything else does.
+func (r *Repo) Policy(o PolicyOptions) ([]byte, error) {
+	fail := func(err error) ([]byte, error) { return nil, fmt.Errorf("write policy documents: %w", err) }
+	before, err := r.document(attestPath)
+	if err != nil {
+		return fail(err)
+	}
+	data, err := r.attestPolicy(o, before)
+	if err != nil {
+		return fail(err)
+	}
+	files := []file{{path: attestPath, data: data}}
+	if o.Operators != nil {
+		if _, err := policy.ParseOperators(o.Operators); err != nil {
+			return fail(err)
+		}
+		files = append(files, file{path: operatorsPath, data: o.Operators})
+	}
+	if o.Trust != nil {
+		if _, err := policy.ParseFleet(o.Trust); err != nil {
+			return fail(err)
+		}
+		files = append(files, file{path: fleetPath, data: o.Trust})
+	}
+	if err := r.stage(Targets, files...); err != nil {
+		return fail(err)
+	}
+	return data, nil
+}
+
+// document returns the newest content of a target of the role targets, nil if there
+// is none.
+func (r *Repo) document(path string) ([]byte, error) {
+	all, err := r.entries(Targets)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := all[path]
+	if !ok {
+		return nil, nil
+	}
+	if e.Length > maxDocument {
+		return nil, fmt.Errorf("read target %s: %d bytes, at most %d are allowed", path, e.Length, maxDocument)
+	}
+	return r.content(path, e)
+}
+
+func (r *Repo) attestPolicy(o PolicyOptions, before []byte) ([]byte, error) {
+	p := &attest.Policy{Version: 1, Fleet: o.Fleet}
+	var err error
+	switch {
+	case o.Attest != nil:
+		p, err = attest.ParsePolicy(o.Attest)
+	case before != nil:
+		p, err = attest.ParsePolicy(before)
+	case o.Fleet == "":
+		return nil, errors.New("there is no attestation policy yet: name the fleet, or give one to start from")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if o.Fleet != "" && p.Fleet != o.Fleet {
+		return nil, fmt.Errorf("the attestation policy is for fleet %q, not %q", p.Fleet, o.Fleet)
+	}
+	if p.Releases, err = r.references(p.Releases); err != nil {
+		return nil, err
+	}
+	p.Issued = r.cfg.Now().UTC().Truncate(1e9)
+	if before != nil {
+		if old, err := attest.ParsePolicy(before); err == nil {
+			trial := *p
+			trial.Issued = old.Issued
+			if data, err := encodePolicy(&trial); err == nil && bytes.Equal(data, before) {
+				return before, nil
+			}
+		}
+	}
+	return encodePolicy(p)
+}
+
+// encodePolicy writes what ParsePolicy reads, and nothing else.
+func encodePolicy(p *attest.Policy) ([]byte, error) {
+	data, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode attestation policy: %w", err)
+	}
+	data = append(data, '\n')
+	_, err = attest.ParsePolicy(data)
+	return data, err
+}
+
+// references puts the repository's own releases over those of the same name in list.
+// A version that is in two channels must be the same one.
+func (r *Repo) references(list []attest.Release) ([]attest.Release, error) {
+	list = append([]attest.Release{}, list...) // in JSON a list, also if it is empty
+	at := make(map[string]int)
+	for i := range list {
+		at[list[i].Name()] = i
+	}
+	own, err := r.List()
+	if err != nil {
+		return nil, err
+	}
+	seen := make(map[string]string) // in one spelling: a draft's is indented
+	for _, rel := range own {
+		if len(rel.Reference) == 0 {
+			continue
+		}
+		var one attest.Release
+		if err := json.Unmarshal(rel.Reference, &one); err != nil {
+			return nil, fmt.Errorf("read reference values of %s: %w", rel.Name(), err)
+		}
+		if one.Product != rel.Product || one.Version != rel.Version {
+			return nil, fmt.Errorf("read reference values of %s: they are of %s", rel.Name(), one.Name())
+		}
+		if other, twice := seen[one.Name()]; twice && other != compact(rel.Reference) {
+			return nil, fmt.Errorf("%s is in two channels with different boot files: give one another version", one.Name())
+		}
+		seen[one.Name()] = compact(rel.Reference)
+		if i, ok := at[one.Name()]; ok {
+			list[i] = one
+			continue
+		}
+		at[one.Name()] = len(list)
+		list = append(list, one)
+	}
+	return list, nil
+}
+
+func compact(object json.RawMessage) string {
+	var b bytes.Buffer
+	if err := json.Compact(&b, object); err != nil {
+		return string(object)
+	}
+	return b.String()
+}
