@@ -245,7 +245,7 @@ func (m *slotted) liveInChildren(o *offer, boot, at int) (killed bool) {
 	m.t.Helper()
 	for n := range 20 {
 		if n != boot {
-			killed = m.oneBoot(o, 0)
+			m.oneBoot(o, 0)
 		} else if m.oneBoot(o, at) {
 			m.powerOn()
 			return true

@@ -172,13 +172,13 @@ func (c *Config) check() error {
 	p := c.Patience
 	switch {
 	case c.FS == nil, c.Dir == "", c.Repo == nil, c.Installer == nil, c.Chunks == nil, c.Fetched == nil:
-		return errors.New("FS, Dir, Repo, Installer, Chunks and Fetched are required")
+		return errors.New("configuration: FS, Dir, Repo, Installer, Chunks and Fetched are required")
 	case c.Condition == nil, c.Report == nil, c.Uptime == nil, c.Now == nil, c.Rand == nil, c.Log == nil:
-		return errors.New("Condition, Report, Uptime, Now, Rand and Log are required")
+		return errors.New("configuration: Condition, Report, Uptime, Now, Rand and Log are required")
 	case c.Budget <= 0, c.Every <= 0, c.Settle <= 0:
-		return errors.New("Budget, Every and Settle must be above 0")
+		return errors.New("configuration: Budget, Every and Settle must be above 0")
 	case p.Retry <= 0, p.MaxRest < p.Retry, p.Tries <= 0, p.Reboot <= 0, p.Look <= 0, p.Chunk <= 0:
-		return errors.New("Patience is incomplete")
+		return errors.New("configuration: Patience is incomplete")
 	}
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"time"
 
-	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // openChecked opens the file for the library: not through a symlink, alone, and
@@ -38,7 +38,7 @@ func lock(f *os.File) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("another process holds it: %w", bbolt.ErrTimeout)
+			return fmt.Errorf("another process holds it: %w", bbolterrors.ErrTimeout)
 		}
 	}
 }

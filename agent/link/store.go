@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // errDamaged says that the file holds something that nobody wrote.
@@ -56,7 +57,7 @@ func openStore(path string) (*store, streams, error) {
 func damage(err error) error {
 	var path *fs.PathError
 	var errno syscall.Errno
-	if errors.As(err, &path) || errors.As(err, &errno) || errors.Is(err, bbolt.ErrTimeout) {
+	if errors.As(err, &path) || errors.As(err, &errno) || errors.Is(err, bbolterrors.ErrTimeout) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errDamaged, err)

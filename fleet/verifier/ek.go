@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/x509"
 	"encoding/asn1"
@@ -119,7 +120,7 @@ func parsePadded(der []byte) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certificate is not DER: %w", err)
 	}
-	if len(strings.Trim(string(rest), "\x00")) > 0 && len(strings.Trim(string(rest), "\xff")) > 0 {
+	if len(bytes.Trim(rest, "\x00")) > 0 && bytes.Count(rest, []byte{0xff}) != len(rest) {
 		return nil, errors.New("certificate has other bytes than padding behind it")
 	}
 	return x509.ParseCertificate(outer.FullBytes)
