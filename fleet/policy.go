@@ -28,6 +28,7 @@ const (
 // policy: reference values come with the releases, and nobody touches them here.
 // The server trusts what the owner's root signed, not the folder.
 type policyFeed struct {
+	fleet     string
 	timestamp string // file
 
 	mu     sync.Mutex
@@ -54,7 +55,7 @@ func newPolicyFeed(s Settings) (*policyFeed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &policyFeed{timestamp: filepath.Join(s.Updates, "metadata", "timestamp.json"), client: client}, nil
+	return &policyFeed{fleet: s.Fleet, timestamp: filepath.Join(s.Updates, "metadata", "timestamp.json"), client: client}, nil
 }
 
 // newer returns the policy if it is another one than last time, else nil.
@@ -83,6 +84,9 @@ func (f *policyFeed) newer(ctx context.Context) (*attest.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.Fleet != f.fleet {
+		return nil, fmt.Errorf("the repository's policy is for the fleet %q, this is %q", p.Fleet, f.fleet)
+	}
 	f.last = raw.Bytes()
 	return p, nil
 }
@@ -109,7 +113,10 @@ func (s *Server) openPolicy() (err error) {
 	}
 	p, err := attest.ParsePolicy(raw)
 	if err != nil {
-		return fmt.Errorf("%s: %w", s.settings.Policy, err)
+		return fmt.Errorf("%s: %w\nhint: docs/policy.md describes it", s.settings.Policy, err)
+	}
+	if p.Fleet != s.settings.Fleet {
+		return fmt.Errorf("%s is for the fleet %q, this is %q\nhint: `policy` in fleet.toml names the file", s.settings.Policy, p.Fleet, s.settings.Fleet)
 	}
 	s.policy.Store(p)
 	return nil

@@ -1,0 +1,79 @@
+package fleet
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/gatewarden/gatewarden/fleet/release"
+	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/testdata/boot"
+	contents "github.com/gatewarden/gatewarden/update/release"
+)
+
+// publish builds and publishes a release of the fleet lab.
+func publish(t *testing.T, repo *release.Repo, version, to string) {
+	t.Helper()
+	dir := t.TempDir()
+	rootfs, uki := filepath.Join(dir, "rootfs"), filepath.Join(dir, "uki")
+	write(t, "root file system of "+version, rootfs)
+	if err := os.WriteFile(uki, boot.UKI("kernel of "+version, "VERSION_ID="+version, "root=a"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := repo.Build(t.Context(), release.BuildOptions{
+		Product: "lab", Channel: "stable", Version: version, Epoch: 1, Hardware: []string{"bench"}, Rootfs: rootfs, UKI: uki,
+		Confirm: contents.Confirm{Timeout: 60},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repo.Policy(release.PolicyOptions{Fleet: "lab"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repo.Sign(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := repo.Publish(t.Context(), release.PublishOptions{To: to}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Reference values come with what the owner signed, at once; a folder that somebody
+// else wrote to changes nothing.
+func TestPolicyFollowsWhatTheOwnerPublishedAndNothingElse(t *testing.T) {
+	s := installed(t)
+	s.Updates = filepath.Join(s.State, "updates")
+	repo, err := release.Init(release.Config{FS: &fsx.FS{}, Dir: t.TempDir(), Now: time.Now}, release.DefaultInit("lab"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := repo.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, string(root), filepath.Join(s.State, "trust", "root.json"))
+	publish(t, repo, "1.0.0", s.Updates)
+	srv, err := New(s, "test", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Close()
+	want := func(n int) {
+		t.Helper()
+		if got := len(srv.currentPolicy().Releases); got != n {
+			t.Errorf("the policy in force knows %d releases, want %d", got, n)
+		}
+	}
+	want(1)
+	publish(t, repo, "2.0.0", s.Updates)
+	want(2)
+	timestamp := filepath.Join(s.Updates, "metadata", "timestamp.json")
+	write(t, `{"signed":{},"signatures":[]}`, timestamp)
+	want(2)
+	if err := os.RemoveAll(s.Updates); err != nil {
+		t.Fatal(err)
+	}
+	want(2)
+}
