@@ -58,11 +58,13 @@ type Agent struct {
 	link     *link.Link
 	updates  *update.Engine // nil where the owner installed no root of a repository
 
-	verdict  atomic.Pointer[wire.Verdict]
-	verdicts chan wire.Verdict // wakes a waiting Attest; never blocks
-	report   chan struct{}     // asks for a health report now
-	settle   chan struct{}     // asks to settle interrupted commands
-	rest     chan struct{}     // says that a burst of work is over
+	fresh      atomic.Pointer[[]byte] // the challenge of this boot, nil until it is settled
+	verdict    atomic.Pointer[wire.Verdict]
+	unanswered atomic.Int32      // questions for a verdict since the last one came
+	verdicts   chan wire.Verdict // wakes a waiting Attest; never blocks
+	report     chan struct{}     // asks for a health report now
+	settle     chan struct{}     // asks to settle interrupted commands
+	rest       chan struct{}     // says that a burst of work is over
 }
 
 // Build says what this binary is, and by which clock it works.
@@ -239,7 +241,7 @@ func (a *Agent) openCommands() error {
 	}
 	a.commands, err = command.New(command.Config{
 		Fleet: a.fleet.Fleet, Device: a.identity.Device(), Operators: func() *policy.Operators { return a.operators },
-		Now: a.clock.Now, Challenge: a.clock.Challenge, Sign: a.identity.SignPayload,
+		Now: a.clock.Now, Challenge: a.challenge, Sign: a.identity.SignPayload,
 		Send:  func(r wire.Receipt) error { return a.outbox.Put(wire.KindReceipt, a.clock.Time(), r) },
 		Event: a.tell, Ledger: once, Audit: a.audit, Commands: verbs, Log: a.log.With("part", "command"),
 	})

@@ -22,7 +22,10 @@ import (
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
-const maxVerdictFile = wire.MaxBody
+const (
+	maxVerdictFile = wire.MaxBody
+	mostUnanswered = 3 // questions in a row without a verdict, before the identity is looked at
+)
 
 // Run works until ctx ends or a task fails.
 func (a *Agent) Run(ctx context.Context) error {
@@ -37,6 +40,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.link.Run,
 		a.health.Run,
 		a.settleCommands,
+		a.settleChallenge,
 		a.reportHealth,
 		a.attestRegularly,
 		a.feedWatchdog,
@@ -142,6 +146,7 @@ func (a *Agent) Attest(ctx context.Context) error {
 // judged takes in a verdict, from whichever way it came.
 func (a *Agent) judged(v wire.Verdict) {
 	before := a.verdict.Swap(&v)
+	a.unanswered.Store(0)
 	if err := a.fs.WriteJSON(a.path("verdict.json"), v, 0o600); err != nil {
 		a.log.Error("store verdict", "error", err)
 	}
@@ -198,6 +203,42 @@ func (a *Agent) tell(entry wire.Event) {
 	if err := a.outbox.Put(wire.KindEvent, a.clock.Time(), entry); err != nil {
 		a.log.Error("send event", "event", entry.Name, "error", err)
 	}
+}
+
+// challenge is what a command must carry while there is no trustworthy time; nil
+// until it is settled whose that is.
+func (a *Agent) challenge() []byte {
+	if settled := a.fresh.Load(); settled != nil {
+		return *settled
+	}
+	return nil
+}
+
+// helperPatience is about how long the agent waits for its helper's challenge.
+const helperPatience = 16 * time.Second
+
+// settleChallenge takes the helper's, which checks its commands by itself and keeps
+// one for the whole boot. A gateway whose helper does not answer has its own.
+func (a *Agent) settleChallenge(ctx context.Context) error {
+	fresh := a.clock.Challenge()
+	for wait := helperPatience / 16; wait < helperPatience; wait *= 2 {
+		info, err := a.helper.Info(ctx)
+		if err == nil && len(info.Challenge) == wire.NonceSize {
+			fresh = info.Challenge
+			break
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+	a.fresh.Store(&fresh)
+	a.askReport()
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // settleCommands answers for commands that a power cut interrupted, at start and
@@ -293,7 +334,7 @@ func (a *Agent) healthMessage() wire.Health {
 	_, trusted := a.clock.Now()
 	return wire.Health{
 		Version: 1, Software: a.version, Slot: a.settings.Slot, Grade: report.Grade, Findings: report.Findings, Posture: report.Posture,
-		TimeTrust: trusted, Challenge: a.clock.Challenge(), Dropped: a.outbox.Dropped(),
+		TimeTrust: trusted, Challenge: a.challenge(), Dropped: a.outbox.Dropped(),
 	}
 }
 
@@ -310,6 +351,11 @@ func (a *Agent) attestRegularly(ctx context.Context) error {
 		}
 		if !a.link.Status().Connected {
 			continue
+		}
+		// A fleet that can't accept the evidence is silent here. The device API says
+		// why, and the way back leads over it.
+		if a.unanswered.Add(1) == mostUnanswered {
+			a.identity.Kick("the fleet sends no verdict")
 		}
 		if err := a.askAgain(ctx); err != nil {
 			a.log.Warn("ask for a challenge", "error", err)

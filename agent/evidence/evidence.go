@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"sync"
 
@@ -35,7 +36,8 @@ type Collector struct {
 	Config
 
 	mu       sync.Mutex
-	eventLog []byte // read once: firmware does not write it after the boot
+	eventLog []byte                // read once: firmware does not write it after the boot
+	pcrs     map[int]attest.Digest // as read last; nil at first
 }
 
 // New checks c.
@@ -74,30 +76,44 @@ func (c *Collector) Collect(ctx context.Context, challenge wire.Challenge, keys 
 	return ev, nil
 }
 
-// quote fills in quote and PCR values that belong together.
+// quote fills in quote and PCR values that belong together. While no PCR changes,
+// the quote is the only command.
 func (c *Collector) quote(ctx context.Context, ev *attest.Evidence, qualifying []byte) error {
 	for range attempts {
 		var err error
 		if ev.Quote, ev.Signature, err = c.TPM.Quote(ctx, c.AK, qualifying, attest.Selection()); err != nil {
 			return fmt.Errorf("quote: %w", err)
 		}
-		values, err := c.TPM.ReadPCRs(ctx, attest.Selection())
-		if err != nil {
-			return fmt.Errorf("read PCRs: %w", err)
+		if !quoted(ev.Quote, c.pcrs) {
+			values, err := c.TPM.ReadPCRs(ctx, attest.Selection())
+			if err != nil {
+				return fmt.Errorf("read PCRs: %w", err)
+			}
+			c.pcrs = make(map[int]attest.Digest, len(values))
+			for pcr, value := range values {
+				c.pcrs[pcr] = value
+			}
 		}
-		ev.PCRs = make(map[int]attest.Digest, len(values))
-		digest := sha256.New()
-		for _, pcr := range attest.Selection() {
-			value := values[pcr]
-			ev.PCRs[pcr] = value
-			digest.Write(value[:])
-		}
-		// A TPMS_ATTEST of a quote ends with this digest (part 2, 10.12.1 and 10.12.12).
-		if bytes.HasSuffix(ev.Quote, digest.Sum(nil)) {
+		if quoted(ev.Quote, c.pcrs) {
+			ev.PCRs = maps.Clone(c.pcrs)
 			return nil
 		}
 	}
 	return errors.New("quote: PCRs change faster than they can be read")
+}
+
+// quoted says whether quote is of these values: a TPMS_ATTEST of a quote ends with
+// their digest (part 2, 10.12.1 and 10.12.12).
+func quoted(quote []byte, pcrs map[int]attest.Digest) bool {
+	if len(pcrs) == 0 { // else values never read would stand for a chip of zeros
+		return false
+	}
+	digest := sha256.New()
+	for _, pcr := range attest.Selection() {
+		value := pcrs[pcr]
+		digest.Write(value[:])
+	}
+	return bytes.HasSuffix(quote, digest.Sum(nil))
 }
 
 // addLogs reads the IMA list after the PCRs, so that it can only run ahead of

@@ -115,6 +115,24 @@ func TestAttestationCostsOneQuote(t *testing.T) {
 	}
 }
 
+func TestAttestationIsOneCommandWhileNoPCRChanges(t *testing.T) {
+	w := newWitness(t)
+	if _, err := w.Collect(t.Context(), challenge(), "key"); err != nil {
+		t.Fatal(err)
+	}
+	w.faults.Reset()
+	ev, err := w.Collect(t.Context(), challenge(), "key")
+	if err != nil || !belongTogether(ev) || len(w.faults.Codes()) != 1 {
+		t.Errorf("TPM commands %v, error %v", w.faults.Codes(), err)
+	}
+	if err := w.power.Extend(t.Context(), 10, [32]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	if ev, err = w.Collect(t.Context(), challenge(), "key"); err != nil || !belongTogether(ev) {
+		t.Errorf("after a PCR changed: belong together %t, error %v", belongTogether(ev), err)
+	}
+}
+
 func TestPCRThatChangesBetweenQuoteAndReadingIsQuotedAgain(t *testing.T) {
 	w := newWitness(t)
 	meddle := func(next transport.TPM, command []byte) ([]byte, error) {
@@ -129,6 +147,7 @@ func TestPCRThatChangesBetweenQuoteAndReadingIsQuotedAgain(t *testing.T) {
 	if err != nil || !belongTogether(ev) || w.quotes() != 2 {
 		t.Errorf("%d quotes, error %v", w.quotes(), err)
 	}
+	w.faults.On(tpm2.TPMCCQuote, -1, meddle)
 	w.faults.On(tpm2.TPMCCPCRRead, -1, meddle)
 	w.faults.Reset()
 	if _, err = w.Collect(t.Context(), challenge(), "key"); err == nil || w.quotes() != attempts {

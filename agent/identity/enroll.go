@@ -18,9 +18,9 @@ import (
 // enroll obtains a certificate by EK and AK alone: the first one, and every one
 // after the device lost what it had.
 func (i *Identity) enroll(ctx context.Context) error {
-	ek, err := i.cfg.TPM.EK(ctx, i.ek.Kind)
+	ek, err := i.endorsementKey(ctx)
 	if err != nil {
-		return fmt.Errorf("read endorsement key: %w", err)
+		return err
 	}
 	key, csr, proof, err := i.newKey(ctx)
 	if err != nil {
@@ -47,6 +47,18 @@ func (i *Identity) enroll(ctx context.Context) error {
 		return err
 	}
 	return i.adopt(ctx, key, chain)
+}
+
+func (i *Identity) endorsementKey(ctx context.Context) (*tpm.EK, error) {
+	if ek := i.chosen; ek != nil {
+		i.chosen = nil // a second enrolment reads it anew
+		return ek, nil
+	}
+	ek, err := i.cfg.TPM.EK(ctx, i.ek.Kind)
+	if err != nil {
+		return nil, fmt.Errorf("read endorsement key: %w", err)
+	}
+	return ek, nil
 }
 
 // collectCertificate attests and asks for the certificate until an operator or

@@ -59,6 +59,8 @@ type Identity struct {
 	cfg    Config
 	store  store
 	ek     ekRecord
+	newAK  bool    // the fleet has not seen this AK yet
+	chosen *tpm.EK // read by New for the choice, so that enrolling need not read it again; else nil
 	ak     *tpm.Key
 	kick   chan string
 	anyone *anonymous
@@ -127,6 +129,9 @@ func New(ctx context.Context, c Config) (*Identity, error) {
 	}
 	i.anyone = newAnonymous(c.Fleet, c.Clock)
 	i.loadCredential(ctx)
+	if _, ok := i.Current(); ok && i.newAK {
+		i.Kick("the attestation key is a new one")
+	}
 	return i, nil
 }
 
@@ -191,7 +196,7 @@ func (i *Identity) loadEK(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find endorsement key: %w", err)
 	}
-	i.ek = ekRecord{Version: 1, Kind: ek.Kind, Name: ek.Name}
+	i.ek, i.chosen = ekRecord{Version: 1, Kind: ek.Kind, Name: ek.Name}, ek
 	return i.store.writeEK(i.ek)
 }
 
@@ -213,6 +218,7 @@ func (i *Identity) loadAK(ctx context.Context) error {
 	if i.ak, err = i.cfg.TPM.CreateKey(ctx, tpm.AK); err != nil {
 		return fmt.Errorf("create attestation key: %w", err)
 	}
+	i.newAK = true
 	return i.store.writeAK(i.ak.PEM())
 }
 

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -37,6 +38,14 @@ type ekRecord struct {
 	Version int    `json:"v"` // 1
 	Kind    string `json:"kind"`
 	Name    []byte `json:"name"`
+	// Sum is SHA-256 of kind and name: a record that a bad disk changed would be
+	// another device's.
+	Sum []byte `json:"sum"`
+}
+
+func (r ekRecord) sum() []byte {
+	sum := sha256.Sum256(append([]byte(r.Kind), r.Name...))
+	return sum[:]
 }
 
 // pair is the content of currentFile or nextFile.
@@ -57,13 +66,16 @@ func (s store) readEK() (*ekRecord, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read endorsement key record: %w", err)
 	}
-	if r.Version != 1 || r.Kind == "" || len(r.Name) == 0 {
+	if r.Version != 1 || r.Kind == "" || len(r.Name) == 0 || !bytes.Equal(r.Sum, r.sum()) {
 		return nil, nil
 	}
 	return &r, nil
 }
 
-func (s store) writeEK(r ekRecord) error { return s.fs.WriteJSON(s.path(ekFile), r, 0o600) }
+func (s store) writeEK(r ekRecord) error {
+	r.Sum = r.sum()
+	return s.fs.WriteJSON(s.path(ekFile), r, 0o600)
+}
 
 func (s store) readAK() ([]byte, error) {
 	data, err := s.fs.ReadFile(s.path(akFile), maxKeyFile)

@@ -88,6 +88,12 @@ func Open(files *fsx.FS, path string) (*Ledger, error) {
 	return l, nil
 }
 
+// Broken returns a ledger in which no command can begin, for a device that goes on
+// working although its ledger can't be read. It touches no file.
+func Broken(cause error) *Ledger {
+	return &Ledger{entries: make(map[string]Entry), broken: cause}
+}
+
 func hint(err error) string {
 	if !errors.Is(err, fsx.ErrDamaged) {
 		return ""

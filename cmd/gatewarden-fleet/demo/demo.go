@@ -1,8 +1,9 @@
 // Package demo runs the life of two gateways in a minute: a real fleet server, a
 // real TPM emulator for each gateway, the real agent and helper as processes.
 //
-// Its promise: a tick means that the step was seen to hold. Nothing is faked
-// except the firmware's measuring, which is done from a recorded event log.
+// Its promise: a tick means that the step was seen to hold. Nothing is faked but the
+// machine below the agent: the firmware's measuring, done from a recorded event log,
+// and the boot loader, whose choice is a file.
 package demo
 
 import (
@@ -58,7 +59,7 @@ func Run(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	fmt.Fprintf(c.Out, "Gatewarden demo: one fleet server and two gateways, each with a TPM of its own (swtpm).\n"+
-		"All parts are real, as processes on this machine; only the firmware's measuring is replayed from a recording.\n"+
+		"Fleet, TPMs, agents and helpers are real; firmware and boot loader are played, the firmware from a recording.\n"+
 		"state: %s   seed: %d\n\n", dir, c.Seed)
 	w, err := newWorld(ctx, c, dir)
 	if err != nil {
