@@ -60,11 +60,12 @@ type Agent struct {
 
 	fresh      atomic.Pointer[[]byte] // the challenge of this boot, nil until it is settled
 	verdict    atomic.Pointer[wire.Verdict]
-	unanswered atomic.Int32      // questions for a verdict since the last one came
-	verdicts   chan wire.Verdict // wakes a waiting Attest; never blocks
-	report     chan struct{}     // asks for a health report now
-	settle     chan struct{}     // asks to settle interrupted commands
-	rest       chan struct{}     // says that a burst of work is over
+	unanswered atomic.Int32           // questions for a verdict since the last one came
+	answered   atomic.Pointer[[]byte] // nonce of the challenge that was answered last
+	verdicts   chan wire.Verdict      // wakes a waiting Attest; never blocks
+	report     chan struct{}          // asks for a health report now
+	settle     chan struct{}          // asks to settle interrupted commands
+	rest       chan struct{}          // says that a burst of work is over
 }
 
 // Build says what this binary is, and by which clock it works.

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -121,25 +122,28 @@ func (a *Agent) answer(ctx context.Context, payload []byte) error {
 	if err != nil {
 		return err
 	}
+	a.answered.Store(&challenge.Nonce)
 	return a.link.Publish(ctx, wire.KindEvidence, ev)
 }
 
-// Attest asks the fleet for a fresh verdict and waits for it.
+// Attest asks the fleet for a fresh verdict and waits for it: one on a quote that
+// was made after the question.
 func (a *Agent) Attest(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	select {
-	case <-a.verdicts: // of an earlier question
-	default:
-	}
+	before := a.answered.Load()
 	if err := a.askAgain(ctx); err != nil {
 		return fmt.Errorf("ask the fleet for a challenge: %w", err)
 	}
-	select {
-	case <-ctx.Done():
-		return errors.New("the fleet sent no verdict within 30 seconds")
-	case <-a.verdicts:
-		return nil
+	for {
+		select {
+		case <-ctx.Done():
+			return errors.New("the fleet sent no verdict within 30 seconds")
+		case v := <-a.verdicts:
+			if now := a.answered.Load(); now != before && bytes.Equal(*now, v.Nonce) {
+				return nil
+			}
+		}
 	}
 }
 
@@ -152,6 +156,10 @@ func (a *Agent) judged(v wire.Verdict) {
 	}
 	if before == nil || before.Grade != v.Grade {
 		a.log.Info("judged", "grade", v.Grade, "gate", v.Gate)
+	}
+	select {
+	case <-a.verdicts: // nobody waited for it; the newest counts
+	default:
 	}
 	select {
 	case a.verdicts <- v:

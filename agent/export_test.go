@@ -1,0 +1,28 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// Receive is a message from the broker.
+func (a *Agent) Receive(ctx context.Context, kind wire.Kind, payload []byte) {
+	a.handle(ctx, kind, payload)
+}
+
+// RunLink runs one task alone.
+func (a *Agent) RunLink(ctx context.Context) error { return a.link.Run(ctx) }
+
+// Audit lists the names of the last events.
+func (a *Agent) Audit(n int) []string {
+	entries, err := a.audit.Tail(n)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name)
+	}
+	return names
+}
