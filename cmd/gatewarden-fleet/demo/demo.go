@@ -49,6 +49,7 @@ func steps() []step {
 		{"tamper: gateway 2 boots with an altered kernel command line, and heals", tamper},
 		{"power: agent, helper and TPM are killed at random moments", powerCuts},
 		{"update: a signed release travels from image to running slot", updated},
+		{"roll back: a release that does not prove itself is left again", rolledBack},
 	}
 }
 

@@ -93,6 +93,10 @@ func checkOutput(t *testing.T, out string) {
 		`may not publish on the old topics: .*0x87`,
 		`it healed without a person: trusted`,
 		`the TPM counts no authorisation failure`,
+		`fetched [0-9]\.[0-9] of 64 MiB`,
+		`committed: trusted: release gatewarden-demo 2\.0\.0`,
+		`back on slot b by itself: trusted: release gatewarden-demo 2\.0\.0`,
+		`the fleet knows why \(rolled-back\): .*the verdict is untrusted`,
 	} {
 		if !regexp.MustCompile(pattern).MatchString(out) {
 			t.Errorf("output lacks %s", pattern)

@@ -15,11 +15,15 @@ import (
 	"github.com/gatewarden/gatewarden/update/release"
 )
 
-const version2 = "2.0.0"
+const (
+	version2 = "2.0.0"
+	version3 = "3.0.0"
+	defect   = "rd.break=pre-mount" // what release 3 boots with, unlike what was signed
+)
 
 // confirm is what a release must show before it may stay.
 func confirm() release.Confirm {
-	return release.Confirm{Checks: []release.Criterion{{Check: "disk", Within: 30}}, Link: true, Verdict: true, Timeout: 60}
+	return release.Confirm{Checks: []release.Criterion{{Check: "disk", Within: 12}}, Link: true, Verdict: true, Timeout: 12}
 }
 
 // updated releases version 2; gateway 1 takes it in by itself.
@@ -62,6 +66,52 @@ func updated(ctx context.Context, w *world) ([]string, error) {
 			version2, g.name, float64(done.Fetched)/(1<<20), done.Chunks),
 		"it booted slot b on trial, proved itself and committed: " + s.Verdict.Explanation[0],
 		"nobody touched a reference value: they came signed with the release",
+	}, nil
+}
+
+// rolledBack releases version 3, which does not boot as it was signed: the verdict,
+// one of its confirm criteria, fails on trial.
+func rolledBack(ctx context.Context, w *world) ([]string, error) {
+	g := w.gateways[0]
+	if err := w.publish(ctx, newSoftware(version3, 3)); err != nil {
+		return nil, fmt.Errorf("release %s: %w", version3, err)
+	}
+	if err := w.untilReboot(ctx, g); err != nil {
+		return nil, err
+	}
+	if err := w.boot(ctx, g, defect); err != nil {
+		return nil, err
+	}
+	if g.slot != "a" {
+		return nil, fmt.Errorf("the boot loader chose slot %s for the trial", g.slot)
+	}
+	if err := w.untilReboot(ctx, g); err != nil {
+		return nil, err
+	}
+	since := time.Now()
+	if err := w.boot(ctx, g, ""); err != nil {
+		return nil, err
+	}
+	if g.slot != "b" {
+		return nil, fmt.Errorf("after the trial the boot loader chose slot %s", g.slot)
+	}
+	done, err := w.outcome(ctx, g, version3)
+	if err != nil {
+		return nil, err
+	}
+	if done.Outcome != wire.UpdateRolledBack {
+		return nil, fmt.Errorf("release %s: %s: %s", version3, done.Outcome, done.Text)
+	}
+	s, err := g.awaitStatus(ctx, "is trusted on the release before", func(s local.Status) bool {
+		return s.Link.Connected && s.Link.Identity == g.id && s.Verdict != nil && s.Verdict.Issued.After(since) &&
+			s.Verdict.Grade == string(attest.Trusted)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []string{
+		fmt.Sprintf("release %s did not boot as it was signed; back on slot b by itself: %s", version3, s.Verdict.Explanation[0]),
+		fmt.Sprintf("the fleet knows why (%s): %s", done.Outcome, done.Text),
 	}, nil
 }
 
