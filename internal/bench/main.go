@@ -35,6 +35,9 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
+	if len(args) == 1 && args[0] == growthChild {
+		return runGrowth(ctx, out)
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	benchmarks := flags.Bool("go", false, "run the packages' own benchmarks too")
 	if err := flags.Parse(args); err != nil {

@@ -50,6 +50,7 @@ func all() []check {
 		{"ceilings", "no file or function is too long", checkCeilings},
 		{"helper", "the root helper stays small enough to be read whole", checkHelper},
 		{"binary", "the device binary is small, static and without what disables dead-code removal", checkBinary},
+		{"counts", "the TPM commands of enrolling, starting and attesting are within the budget", checkCounts},
 		{"cross", "the device binary builds for the other architectures", checkCross},
 		{"links", "no dead links in the documentation", checkLinks},
 		{"generated", "generated documentation is up to date", checkGenerated},
