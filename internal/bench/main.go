@@ -14,6 +14,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -47,13 +48,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := table(ctx, chosen, out); err != nil {
-		return err
-	}
+	err = table(ctx, chosen, out)
 	if *benchmarks {
-		return goBenchmarks(ctx, out)
+		err = errors.Join(err, goBenchmarks(ctx, out))
 	}
-	return nil
+	return err
 }
 
 func choose(numbers []string) ([]line, error) {
