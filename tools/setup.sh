@@ -3,7 +3,7 @@
 # Does nothing, quickly, where all of it is there.
 set -eu
 
-packages="swtpm swtpm-tools tpm2-tools mosquitto openssh-client openssl casync git ca-certificates dbus-daemon"
+packages="swtpm swtpm-tools tpm2-tools mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon"
 
 # One command (or file) for each package.
 missing=""
@@ -16,6 +16,9 @@ need tpm2_quote tpm2-tools
 need mosquitto mosquitto
 need ssh-keygen openssh-client
 need openssl openssl
+need osslsigncode osslsigncode
+need curl curl
+need certtool gnutls-bin
 need casync casync
 need git git
 need dbus-daemon dbus-daemon
