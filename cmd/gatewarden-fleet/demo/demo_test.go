@@ -139,3 +139,25 @@ func TestKeepRefusesAFolderThatHoldsSomething(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// TestMissingToolIsNamedWithItsPackage takes the tools away one by one.
+func TestMissingToolIsNamedWithItsPackage(t *testing.T) {
+	keygen, err := exec.LookPath("ssh-keygen")
+	if err != nil {
+		t.Fatal("ssh-keygen is missing: `make setup` installs it")
+	}
+	tools := t.TempDir()
+	t.Setenv("PATH", tools)
+	run := func() error {
+		return Run(context.Background(), Config{Out: new(bytes.Buffer), Gatewarden: "/bin/false", Once: true, Seed: 1, Dashboard: "127.0.0.1:0"})
+	}
+	if err := run(); err == nil || !strings.Contains(err.Error(), "openssh-client") {
+		t.Errorf("without ssh-keygen: %v", err)
+	}
+	if err := os.Symlink(keygen, filepath.Join(tools, "ssh-keygen")); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(); err == nil || !strings.Contains(err.Error(), "swtpm-tools") {
+		t.Errorf("without swtpm_setup: %v", err)
+	}
+}
