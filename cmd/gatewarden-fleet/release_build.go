@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/fleet/release"
+	"github.com/gatewarden/gatewarden/internal/cli"
 	target "github.com/gatewarden/gatewarden/update/release"
 )
 
@@ -29,12 +30,12 @@ changes until it is signed and published.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := parseConfirm(&o.Confirm, confirm); err != nil {
-				return usageError{err}
+				return cli.NewUsageError(err)
 			}
 			if deadline != "" {
 				var err error
 				if o.Deadline, err = time.Parse(time.RFC3339, deadline); err != nil {
-					return usageError{fmt.Errorf("--deadline: %w", err)}
+					return cli.NewUsageError(fmt.Errorf("--deadline: %w", err))
 				}
 			}
 			r, err := release.Open(a.repo())

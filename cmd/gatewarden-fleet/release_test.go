@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/internal/cli"
 	"github.com/gatewarden/gatewarden/testdata/boot"
 )
 
@@ -93,7 +94,7 @@ func TestAWrongReleaseCommandLineSaysWhatIsWrong(t *testing.T) {
 			t.Errorf("%v: %v", args, err)
 		}
 	}
-	var usage usageError
+	var usage cli.UsageError
 	_, _, err := author(t, false, "build", "--dir", dir, "--product", "edge", "--version", "1.0.0", "--hardware", "x", "--rootfs", "x", "--confirm", "disk")
 	if !errors.As(err, &usage) {
 		t.Errorf("%v is no wrong command line", err)

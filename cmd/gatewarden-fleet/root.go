@@ -13,12 +13,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/fleet"
 	"github.com/gatewarden/gatewarden/fleet/operator"
-)
-
-const (
-	exitOK    = 0
-	exitError = 1 // it could not be done; stderr says why and what to do
-	exitUsage = 2 // the command line is wrong
+	"github.com/gatewarden/gatewarden/internal/cli"
 )
 
 const defaultConfig = "/etc/gatewarden-fleet/fleet.toml"
@@ -26,26 +21,9 @@ const defaultConfig = "/etc/gatewarden-fleet/fleet.toml"
 // version is set by the linker (Makefile).
 var version = "0.0.0-dev"
 
-// usageError marks a wrong command line.
-type usageError struct{ error }
-
 // run is the whole program but for process globals.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot(stdout, stderr)
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	var usage usageError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "gatewarden-fleet: %v\nhint: gatewarden-fleet help lists the verbs\n", err)
-		return exitUsage
-	}
-	fmt.Fprintf(stderr, "gatewarden-fleet: %v\n", err)
-	return exitError
+	return cli.Run(ctx, newRoot(stdout, stderr), args, stdout, stderr)
 }
 
 // options are the flags that every verb has.
@@ -66,41 +44,12 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 certificates, takes in their health and carries signed commands to them.
 
 Exit codes: 0 done, 1 could not be done (stderr says why), 2 wrong command line.`,
-		SilenceErrors: true, SilenceUsage: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("there is no verb %q", args[0])}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the server's configuration `FILE`")
 	root.PersistentFlags().StringVar(&o.socket, "socket", "", "reach the server at this `SOCKET` instead of the configured one")
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
 	root.AddCommand(serveVerb(o), initVerb(o), demoVerb(o), devicesVerb(o), commandVerb(o), releaseVerb(o), configVerb(o), versionVerb(o))
-	strict(root)
 	return root
-}
-
-// strict makes a wrong argument or a missing flag of any verb a usageError.
-func strict(cmd *cobra.Command) {
-	inner := cmd.Args
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		err := cmd.ValidateRequiredFlags()
-		if err == nil && inner != nil {
-			err = inner(cmd, args)
-		}
-		if err != nil && !errors.As(err, new(usageError)) {
-			err = usageError{err}
-		}
-		return err
-	}
-	for _, sub := range cmd.Commands() {
-		strict(sub)
-	}
 }
 
 // client reaches the server; a socket on the command line needs no configuration.

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/internal/cli"
 )
 
 func attestVerb(o *options) *cobra.Command {
@@ -39,7 +40,7 @@ Exit codes: 0 trusted, 1 the agent or the fleet could not be asked, 3 degraded,
 				fmt.Fprintf(o.stdout, "judged %s; the gate allows: %s\n", clockTime(v.Issued), v.Gate)
 			}
 			if v == nil {
-				return exit(exitNoVerdict)
+				return cli.Exit(exitNoVerdict)
 			}
 			return gradeExit(attest.Grade(v.Grade))
 		},
@@ -53,7 +54,7 @@ func gradeExit(grade attest.Grade) error {
 	case attest.Trusted:
 		return nil
 	case attest.Degraded:
-		return exit(exitWarning)
+		return cli.Exit(exitWarning)
 	}
-	return exit(exitCritical)
+	return cli.Exit(exitCritical)
 }

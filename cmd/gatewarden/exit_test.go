@@ -5,13 +5,14 @@ import (
 
 	"github.com/gatewarden/gatewarden/agent/health"
 	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/internal/cli"
 )
 
 func code(err error) int {
 	if err == nil {
-		return exitOK
+		return cli.OK
 	}
-	return int(err.(exit)) //nolint:errorlint // these functions return it bare
+	return int(err.(cli.Exit)) //nolint:errorlint // these functions return it bare
 }
 
 func TestExitCodesAreThoseOfTheHelp(t *testing.T) {

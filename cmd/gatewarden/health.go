@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/agent/health"
+	"github.com/gatewarden/gatewarden/internal/cli"
 )
 
 func healthVerb(o *options) *cobra.Command {
@@ -43,7 +44,7 @@ func healthExit(grade string) error {
 	case health.OK:
 		return nil
 	case health.Critical:
-		return exit(exitCritical)
+		return cli.Exit(exitCritical)
 	}
-	return exit(exitWarning)
+	return cli.Exit(exitWarning)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/helper/client"
+	"github.com/gatewarden/gatewarden/internal/cli"
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 	"github.com/gatewarden/gatewarden/update/boot"
@@ -65,7 +66,7 @@ func TestHelperCommandServesUpdates(t *testing.T) {
 		t.Error("it rebooted")
 	}
 	cancel()
-	if code := <-ended; code != exitOK {
+	if code := <-ended; code != cli.OK {
 		t.Errorf("exit code %d: %s", code, stderr.String())
 	}
 }

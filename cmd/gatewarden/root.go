@@ -13,13 +13,11 @@ import (
 
 	"github.com/gatewarden/gatewarden/agent"
 	"github.com/gatewarden/gatewarden/agent/local"
+	"github.com/gatewarden/gatewarden/internal/cli"
 )
 
-// Exit codes; the help text of each verb lists those that it uses.
+// Exit codes beside those of package cli; the help text of each verb lists those that it uses.
 const (
-	exitOK        = 0
-	exitError     = 1 // it could not be done; stderr says why and what to do
-	exitUsage     = 2 // the command line is wrong
 	exitWarning   = 3 // health: warning or unknown; attest: degraded
 	exitCritical  = 4 // health: critical; attest: untrusted
 	exitNoVerdict = 5 // attest: never judged
@@ -27,34 +25,9 @@ const (
 
 const defaultConfig = "/etc/gatewarden/agent.toml"
 
-// exit is an outcome that a code tells, with nothing to print.
-type exit int
-
-func (e exit) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
-
-// usageError marks a wrong command line.
-type usageError struct{ error }
-
 // run is the whole program but for process globals.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot(stdout, stderr)
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	var code exit
-	var usage usageError
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.As(err, &code):
-		return int(code)
-	case errors.As(err, &usage):
-		fmt.Fprintf(stderr, "gatewarden: %v\nhint: gatewarden help lists the verbs\n", err)
-		return exitUsage
-	}
-	fmt.Fprintf(stderr, "gatewarden: %v\n", err)
-	return exitError
+	return cli.Run(ctx, newRoot(stdout, stderr), args, stdout, stderr)
 }
 
 // options are the flags that every verb has.
@@ -76,41 +49,12 @@ fresh, reports its health and obeys commands that operators signed.
 
 Exit codes: 0 done, 1 could not be done (stderr says why), 2 wrong command line;
 health and attest use more, see their help.`,
-		SilenceErrors: true, SilenceUsage: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("there is no verb %q", args[0])}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the agent's configuration `FILE`")
 	root.PersistentFlags().StringVar(&o.socket, "socket", "", "ask the agent at this `SOCKET` instead of the configured one")
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
 	root.AddCommand(agentVerb(o), helperVerb(o), statusVerb(o), healthVerb(o), attestVerb(o), certVerb(o), configVerb(o), updateVerb(o), versionVerb(o))
-	strict(root)
 	return root
-}
-
-// strict makes a wrong argument or a missing flag of any verb a usageError.
-func strict(cmd *cobra.Command) {
-	inner := cmd.Args
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		err := cmd.ValidateRequiredFlags()
-		if err == nil && inner != nil {
-			err = inner(cmd, args)
-		}
-		if err != nil && !errors.As(err, new(usageError)) {
-			err = usageError{err}
-		}
-		return err
-	}
-	for _, sub := range cmd.Commands() {
-		strict(sub)
-	}
 }
 
 // ask gets the agent's status; a socket on the command line needs no configuration.

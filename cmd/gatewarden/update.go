@@ -10,6 +10,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/agent"
 	"github.com/gatewarden/gatewarden/agent/local"
+	"github.com/gatewarden/gatewarden/internal/cli"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/update"
 )
@@ -36,7 +37,7 @@ Exit codes: 0 done or up to date; 1 the agent or the repository could not be ask
 update failed, was refused or was rolled back.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("update has no verb %q", args[0])}
+				return cli.NewUsageError(fmt.Errorf("update has no verb %q", args[0]))
 			}
 			return nil
 		},
@@ -87,9 +88,9 @@ func updateCheckVerb(o *options) *cobra.Command {
 			}
 			switch {
 			case f.Refused != "":
-				return exit(exitNotMade)
+				return cli.Exit(exitNotMade)
 			case f.Release != "":
-				return exit(exitAvailable)
+				return cli.Exit(exitAvailable)
 			}
 			return nil
 		},
@@ -107,7 +108,7 @@ func updateApplyVerb(o *options) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if budget < 0 {
-				return usageError{fmt.Errorf("--budget is %d, it must be a number of bytes", budget)}
+				return cli.NewUsageError(fmt.Errorf("--budget is %d, it must be a number of bytes", budget))
 			}
 			socket, err := o.socketPath()
 			if err != nil {
@@ -262,9 +263,9 @@ func printFound(w io.Writer, f update.Found) {
 func updateExit(s update.Status) error {
 	switch {
 	case s.Now != nil:
-		return exit(exitAvailable)
+		return cli.Exit(exitAvailable)
 	case s.Last != nil && s.Last.Outcome != wire.UpdateInstalled:
-		return exit(exitNotMade)
+		return cli.Exit(exitNotMade)
 	}
 	return nil
 }

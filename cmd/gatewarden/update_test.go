@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatewarden/gatewarden/internal/cli"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/update"
 )
@@ -44,7 +45,7 @@ func runUpdate(t *testing.T, answers map[string]any, args ...string) (out string
 	cmd.SetArgs(args)
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	err := cmd.ExecuteContext(t.Context())
-	var asCode exit
+	var asCode cli.Exit
 	switch {
 	case errors.As(err, &asCode):
 		code = int(asCode)
@@ -66,17 +67,17 @@ func TestUpdateTellsTheTruthInWordsAndExitCode(t *testing.T) {
 		code   int
 	}{
 		"rolled back":    {"status", update.Status{State: update.Idle, Auto: true, Last: &back}, "release 2.0.0 ROLLED BACK to 1.0.0 (disk): After 3 seconds.", exitNotMade},
-		"installed":      {"status", update.Status{State: update.Idle, Auto: true, Last: &done}, "12345 bytes fetched; the fleet's verdict is awaited", exitOK},
+		"installed":      {"status", update.Status{State: update.Idle, Auto: true, Last: &done}, "12345 bytes fetched; the fleet's verdict is awaited", cli.OK},
 		"under way":      {"status", update.Status{State: update.Installing, Now: &running, Progress: &update.Progress{Image: "rootfs", Chunks: 9, Missing: 4, Fetched: 1}}, "1 of 4 missing chunks", exitAvailable},
-		"not automatic":  {"status", update.Status{State: update.Idle}, "installs only when told to", exitOK},
-		"problem":        {"status", update.Status{State: update.Idle, Problem: "no mirror answers"}, "no mirror answers", exitOK},
-		"up to date":     {"check", update.Found{Running: "2.0.0"}, "up to date: 2.0.0 runs", exitOK},
+		"not automatic":  {"status", update.Status{State: update.Idle}, "installs only when told to", cli.OK},
+		"problem":        {"status", update.Status{State: update.Idle, Problem: "no mirror answers"}, "no mirror answers", cli.OK},
+		"up to date":     {"check", update.Found{Running: "2.0.0"}, "up to date: 2.0.0 runs", cli.OK},
 		"available":      {"check", update.Found{Running: "1.0.0", Release: "2.0.0"}, "release 2.0.0", exitAvailable},
 		"failed before":  {"check", update.Found{Running: "1.0.0", Release: "2.0.0", Blocked: true}, "it failed before", exitAvailable},
 		"not for us":     {"check", update.Found{Running: "1.0.0", Release: "2.0.0", Refused: "epoch"}, "but: epoch", exitNotMade},
-		"history":        {"history", []wire.Update{back, done}, "2026-11-20 12:00:00 UTC  release 2.0.0 installed", exitOK},
-		"no history":     {"history", []wire.Update{}, "there was no update yet", exitOK},
-		"apply, no wait": {"apply", update.Status{State: update.Idle, Auto: true, Last: &back}, "state", exitOK},
+		"history":        {"history", []wire.Update{back, done}, "2026-11-20 12:00:00 UTC  release 2.0.0 installed", cli.OK},
+		"no history":     {"history", []wire.Update{}, "there was no update yet", cli.OK},
+		"apply, no wait": {"apply", update.Status{State: update.Idle, Auto: true, Last: &back}, "state", cli.OK},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, code := runUpdate(t, map[string]any{c.verb: c.answer}, c.verb)
