@@ -57,6 +57,7 @@ type Agent struct {
 	disobeys error // why no command runs; nil if they do
 	link     *link.Link
 	updates  *update.Engine // nil where the owner installed no root of a repository
+	secrets  *secrets
 
 	fresh      atomic.Pointer[[]byte] // the challenge of this boot, nil until it is settled
 	verdict    atomic.Pointer[wire.Verdict]
@@ -115,7 +116,7 @@ func (a *Agent) open(ctx context.Context, b Build) error {
 			return err
 		}
 	}
-	for _, step := range []func() error{a.openEvidence, a.openHealth, a.openCommands, a.openLink, a.openUpdates} {
+	for _, step := range []func() error{a.openEvidence, a.openHealth, a.openCommands, a.openLink, a.openSecrets, a.openUpdates} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -209,7 +210,8 @@ func (a *Agent) openEvidence() (err error) {
 
 func (a *Agent) openHealth() error {
 	checks, err := health.All(health.Deps{
-		StateFolder: a.settings.State, EFIVars: health.DefaultEFIVars, Certificate: a.certificatePeriod, Now: a.clock.Time,
+		StateFolder: a.settings.State, EFIVars: health.DefaultEFIVars, Services: a.settings.Health.Services,
+		Certificate: a.certificatePeriod, Now: a.clock.Time,
 	})
 	if err != nil {
 		return err

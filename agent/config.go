@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gatewarden/gatewarden/agent/health"
 	"github.com/gatewarden/gatewarden/internal/conf"
 )
 
@@ -37,6 +38,7 @@ type Identity struct {
 // Health says how often the device reports.
 type Health struct {
 	Interval conf.Duration `toml:"interval"`
+	Services string        `toml:"services"` // folder where the machine's own programs say how they do
 }
 
 // Attest says how often the device asks to be judged.
@@ -58,7 +60,7 @@ func DefaultSettings() Settings {
 		Socket: "/run/gatewarden/agent.sock",
 		Helper: "/run/gatewarden/helper.sock",
 		TPM:    "/dev/tpmrm0",
-		Health: Health{Interval: conf.Duration(time.Minute)},
+		Health: Health{Interval: conf.Duration(time.Minute), Services: health.DefaultServices},
 		Attest: Attest{Interval: conf.Duration(5 * time.Minute)},
 		Outbox: Outbox{MaxMessages: 20000, MaxBytes: 16 << 20},
 		Update: defaultUpdate(),
@@ -78,7 +80,7 @@ func LoadSettings(path string) (Settings, error) {
 }
 
 func (s *Settings) check() error {
-	for key, path := range map[string]string{"state": s.State, "trust": s.Trust, "socket": s.Socket, "helper": s.Helper} {
+	for key, path := range map[string]string{"state": s.State, "trust": s.Trust, "socket": s.Socket, "helper": s.Helper, "health.services": s.Health.Services} {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("`%s` must be an absolute path, it is %q", key, path)
 		}

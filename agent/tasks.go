@@ -46,8 +46,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.attestRegularly,
 		a.feedWatchdog,
 		func(ctx context.Context) error { return a.runUpdates(ctx, a.updates) },
+		a.settleSecrets,
 		a.giveBack,
-		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates()) },
+		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), a.secrets) },
 	} {
 		group.Go(func() error { return task(ctx) })
 	}

@@ -99,7 +99,7 @@ func (a *Agent) newUpdates(u Update) (*update.Engine, error) {
 	}
 	return update.New(update.Config{
 		FS: a.fs, Dir: a.path("update"), Repo: repo, Installer: installer{a.helper}, Chunks: m.chunks, Fetched: m.meter.Read,
-		Condition: a.conditionSince(a.verdict.Load()), Report: a.reportUpdate,
+		Secrets: a.secrets, Condition: a.conditionSince(a.verdict.Load()), Report: a.reportUpdate,
 		Budget: u.Budget, Every: time.Duration(u.Interval), Auto: u.Auto, Settle: settleTime, Patience: update.DefaultPatience(),
 		Uptime: uptime, Now: a.clock.Time, Rand: rand.Float64, Log: a.log,
 	})

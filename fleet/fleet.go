@@ -201,7 +201,11 @@ func (s *Server) openDeviceAPI() (err error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", api)
-	mux.Handle(pathUpdates, http.StripPrefix(strings.TrimSuffix(pathUpdates, "/"), release.Handler(s.settings.Updates)))
+	updates := http.StripPrefix(strings.TrimSuffix(pathUpdates, "/"), release.Handler(s.settings.Updates))
+	mux.HandleFunc(pathUpdates, func(w http.ResponseWriter, r *http.Request) {
+		s.log.Debug("update file asked for", "path", r.URL.Path, "from", r.RemoteAddr)
+		updates.ServeHTTP(w, r)
+	})
 	s.apiHandler = mux
 	inner, err := listen("tcp", s.settings.Listen.API, "listen.api")
 	if err != nil {

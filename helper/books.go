@@ -72,6 +72,7 @@ type books struct {
 	slots   map[string]helperwire.Slot
 	floor   epochRecord
 	counter string // "none", "ok", or what is wrong with it
+	counted uint64 // epoch that the counter proves
 	record  []byte // of the counter
 }
 
@@ -133,7 +134,7 @@ func (s *server) askCounter(ctx context.Context, b *books) {
 		b.counter = err.Error()
 		return
 	}
-	b.floor.Epoch, b.record = max(b.floor.Epoch, epoch), record
+	b.floor.Epoch, b.counted, b.record = max(b.floor.Epoch, epoch), epoch, record
 }
 
 func parseProduct(data []byte) (*product, error) {
@@ -184,6 +185,11 @@ func (s *server) raise(ctx context.Context, b *books) error {
 	if err := s.FS.WriteJSON(s.statePath(epochFile), b.floor, 0o600); err != nil {
 		return fmt.Errorf("record epoch: %w", err)
 	}
+	return s.lift(ctx, b)
+}
+
+// lift raises the counter to the floor.
+func (s *server) lift(ctx context.Context, b *books) error {
 	if b.counter != "ok" { // none, or the alarm was raised: a release is not lost for it
 		return nil
 	}

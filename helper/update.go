@@ -84,14 +84,20 @@ func (s *server) keep(ctx context.Context, b *books) error {
 	return s.raise(ctx, b)
 }
 
-// settleUpdate finishes a commit that was cut short: the loader's default is a
-// slot whose release still waits in our record.
+// settleUpdate finishes a commit that was cut short: the loader's default is a slot
+// whose release still waits in our record, or the counter is behind the record. A
+// new counter is lifted to the epoch that the machine was born with.
 func (s *server) settleUpdate(ctx context.Context) error {
 	b, err := s.books(ctx)
-	if err != nil || b.trial || !waits(b.slots[b.running]) {
+	switch {
+	case err != nil || b.trial:
 		return err
+	case waits(b.slots[b.running]):
+		return s.keep(ctx, b)
+	case b.counted < b.floor.Epoch:
+		return s.lift(ctx, b)
 	}
-	return s.keep(ctx, b)
+	return nil
 }
 
 // rollback gives up a release that was not committed. It only narrows, so nobody

@@ -54,6 +54,9 @@ func (e *Engine) fetch(ctx context.Context) (time.Duration, error) {
 			return 0, err
 		}
 	}
+	if err := e.keepSealing(ctx, offer.slots); err != nil {
+		return 0, err
+	}
 	if e.job().Fetched+e.uncounted() > job.Budget {
 		return 0, fmt.Errorf("fetch indexes: %w", store.ErrBudget)
 	}

@@ -38,6 +38,9 @@ type Repo interface {
 	// Read returns a target's bytes, verified: one of stored if that is what was
 	// signed, else from the network.
 	Read(ctx context.Context, path string, stored ...[]byte) ([]byte, error)
+	// Check says whether data is the target of that path, by metadata that were
+	// verified before. It asks no network.
+	Check(ctx context.Context, path string, data []byte) error
 	// Fetch opens a metadata file under the name that the repository gives it, for
 	// an installer that verifies by itself.
 	tuf.Fetcher
@@ -74,7 +77,8 @@ type Session interface {
 	Close() error
 }
 
-// Resealer carries sealed secrets over to a release. Both methods may be repeated.
+// Resealer carries sealed secrets over to the release that runs on trial. Both
+// methods may be repeated. A *policy.Refusal says that a secret would be lost.
 type Resealer interface {
 	Prepare(ctx context.Context, r *release.Release) error // before the commit: they open under both
 	Settle(ctx context.Context, r *release.Release) error  // after it: they open under r alone

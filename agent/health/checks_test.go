@@ -141,7 +141,7 @@ func TestNoBusIsUnknownNotHealthy(t *testing.T) {
 
 func TestAllRuns(t *testing.T) {
 	t.Setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
-	checks, err := All(Deps{StateFolder: t.TempDir(), EFIVars: DefaultEFIVars, Now: time.Now,
+	checks, err := All(Deps{StateFolder: t.TempDir(), EFIVars: DefaultEFIVars, Services: DefaultServices, Now: time.Now,
 		Certificate: func() (time.Time, time.Time, bool) { return time.Time{}, time.Time{}, false }})
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 // Package local is how people and programs on the gateway ask the agent what it
-// knows: one JSON document over a Unix socket that the group gatewarden may open.
-// It reads; the one thing it can cause is a fresh attestation.
+// knows: JSON over a Unix socket that the group gatewarden may open. The group reads
+// and may cause a fresh attestation; what changes the gateway, or opens a secret, is
+// for root.
 package local
 
 import (
@@ -92,9 +93,10 @@ const (
 )
 
 // Serve answers on l until ctx ends. updates is nil where there are none.
-func Serve(ctx context.Context, l net.Listener, source Source, updates Updates) error {
+func Serve(ctx context.Context, l net.Listener, source Source, updates Updates, secrets Secrets) error {
 	mux := http.NewServeMux()
 	routeUpdates(mux, updates)
+	routeSecrets(mux, secrets)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { write(w, source.Status()) })
 	mux.HandleFunc("POST /v1/attest", func(w http.ResponseWriter, r *http.Request) {
 		if err := source.Attest(r.Context()); err != nil {

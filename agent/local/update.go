@@ -66,7 +66,7 @@ func routeUpdates(mux *http.ServeMux, u Updates) {
 
 // startApply needs root: the group may read, it may not change what runs.
 func startApply(u Updates, r *http.Request) (any, *wire.Problem) {
-	if uid, ok := r.Context().Value(peerKey{}).(uint32); !ok || uid != 0 {
+	if !mayChange(r) {
 		return nil, &wire.Problem{Status: http.StatusForbidden, Title: "only root may have a release installed", Detail: "run it with sudo"}
 	}
 	var body apply
@@ -111,37 +111,37 @@ func withPeer(ctx context.Context, c net.Conn) context.Context {
 
 // UpdateStatus asks the agent that listens on socket what its update engine does.
 func UpdateStatus(ctx context.Context, socket string) (s update.Status, err error) {
-	err = call(ctx, socket, http.MethodGet, "status", nil, &s)
+	err = call(ctx, socket, http.MethodGet, pathUpdate+"status", nil, &s)
 	return s, err
 }
 
 // UpdateHistory asks for the outcomes of updates, the last one first.
 func UpdateHistory(ctx context.Context, socket string) (h []wire.Update, err error) {
-	err = call(ctx, socket, http.MethodGet, "history", nil, &h)
+	err = call(ctx, socket, http.MethodGet, pathUpdate+"history", nil, &h)
 	return h, err
 }
 
 // UpdateCheck has the agent look at the repository now.
 func UpdateCheck(ctx context.Context, socket string) (f update.Found, err error) {
-	err = call(ctx, socket, http.MethodPost, "check", nil, &f)
+	err = call(ctx, socket, http.MethodPost, pathUpdate+"check", nil, &f)
 	return f, err
 }
 
 // UpdateApply has the agent install what there is. It returns at once.
 func UpdateApply(ctx context.Context, socket string, budget int64) (s update.Status, err error) {
-	err = call(ctx, socket, http.MethodPost, "apply", apply{Budget: budget}, &s)
+	err = call(ctx, socket, http.MethodPost, pathUpdate+"apply", apply{Budget: budget}, &s)
 	return s, err
 }
 
-// call asks one question about updates.
-func call(ctx context.Context, socket, method, verb string, question, answer any) error {
+// call asks the agent one question.
+func call(ctx context.Context, socket, method, path string, question, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	body, err := json.Marshal(question)
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+pathUpdate+verb, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("make request: %w", err)
 	}

@@ -63,6 +63,7 @@ type Item struct {
 	Name  string
 	Unit  string // systemd unit that may have it, or ""
 	Epoch uint64 // security epoch for which it was sealed
+	Key   []byte // SubjectPublicKeyInfo of the PCR-policy key that it follows
 	// Damaged is why its file can't be read, or nil.
 	Damaged error
 }
@@ -150,7 +151,7 @@ func (s *Store) List() ([]Item, error) {
 		if err == nil {
 			var info seal.Info
 			info, err = seal.Inspect(blob)
-			item.Unit, item.Epoch = info.Unit, info.Ref.Epoch
+			item.Unit, item.Epoch, item.Key = info.Unit, info.Ref.Epoch, info.Key
 		}
 		item.Damaged = err
 		items = append(items, item)

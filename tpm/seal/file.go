@@ -31,7 +31,7 @@ type Info struct {
 	Ref     tpmpolicy.Ref
 	Counter Counter
 	Storage []byte // Name of the storage key
-	Signed  bool   // opens by signatures of a PCR-policy key; else in fixed boots only
+	Key     []byte // SubjectPublicKeyInfo of the PCR-policy key whose signatures open it; nil: fixed boots
 }
 
 // Inspect reads a sealed file without opening it. Errors: tpm.ErrDamaged.
@@ -41,7 +41,7 @@ func Inspect(blob []byte) (Info, error) {
 		return Info{}, err
 	}
 	h := f.Header
-	return Info{Name: h.Name, Unit: h.Unit, Ref: h.Ref, Counter: h.Counter, Storage: h.Storage.Name, Signed: h.Key != nil}, nil
+	return Info{Name: h.Name, Unit: h.Unit, Ref: h.Ref, Counter: h.Counter, Storage: h.Storage.Name, Key: h.Key}, nil
 }
 
 func (f *file) encode() ([]byte, error) {

@@ -139,6 +139,19 @@ func FileInit(folder, slot string) error {
 	return f.write(choice{Default: slot})
 }
 
+// FileState is what the loader would do next.
+type FileState struct {
+	Default string // slot
+	Try     string // slot on trial; empty: none
+	Tries   int    // boots that the trial has left
+}
+
+// FileRead tells whoever plays the firmware.
+func FileRead(folder string) (FileState, error) {
+	c, err := newFile(Deps{FS: &fsx.FS{}, Folder: folder}).read()
+	return FileState{Default: c.Default, Try: c.Try, Tries: c.Tries}, err
+}
+
 // FileBoot is what the loader does at power on: it chooses the slot on trial if
 // that has a boot left, which is used up first, and else the default.
 func FileBoot(folder string) (slot string, err error) {

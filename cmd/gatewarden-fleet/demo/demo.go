@@ -48,8 +48,10 @@ func steps() []step {
 		{"command: the gateway obeys what operators signed, and nothing else", obey},
 		{"tamper: gateway 2 boots with an altered kernel command line, and heals", tamper},
 		{"power: agent, helper and TPM are killed at random moments", powerCuts},
-		{"update: a signed release travels from image to running slot", updated},
-		{"roll back: a release that does not prove itself is left again", rolledBack},
+		{"seal: a secret opens in boots that the owner signed, and in no other", sealed},
+		{"update: a signed release travels from image to running slot, and the secret follows", updated},
+		{"refuse: a release that does not work is left again, one that is not signed for this gateway never gets in", refused},
+		{"power in the update: it goes in download, write, trial and commit", updateCuts},
 	}
 }
 

@@ -1,13 +1,16 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/gatewarden/gatewarden/attest"
@@ -26,15 +29,38 @@ const (
 	alteredWords    = "init=/bin/sh"
 )
 
-// software is one release of the demo's product: what its slots hold.
+// software is one release of a product: what its slots hold.
 type software struct {
+	product    string
 	version    string
+	epoch      uint64
 	generation uint64 // of the root file system
+	schema     int    // of its data, without which its service does not work
 	uki        []byte
 }
 
-func newSoftware(version string, generation uint64) software {
-	return software{version: version, generation: generation, uki: boot.UKI("kernel of release "+version, "ID="+product+"\nVERSION_ID="+version+"\n", goodCommandLine)}
+func newSoftware(version string, epoch, generation uint64) software {
+	return software{
+		product: product, version: version, epoch: epoch, generation: generation, schema: dataSchema,
+		uki: boot.UKI("kernel of release "+version, "ID="+product+"\nVERSION_ID="+version+"\n", goodCommandLine),
+	}
+}
+
+// dataSchema is what the machines' data partitions have.
+const dataSchema = 2
+
+// service is the program for which the product exists, in its root file system. It
+// says how it does, as any program may (docs/health.md).
+func (s software) service() string {
+	return fmt.Sprintf(`#!/bin/sh
+# The service of release %s.
+have=$(cat "$DATA/schema")
+if [ "$have" -ge %d ]; then
+	echo "ok serving data of schema $have"
+else
+	echo "critical data has schema $have, %d is needed"
+fi >"$HEALTH/service"
+`, s.version, s.schema, s.schema)
 }
 
 // loader is the boot loader that all machines have.
@@ -48,20 +74,21 @@ type machine struct{ dir string }
 // newMachine is the factory: release 1 in slot a, slot b of the same size and empty.
 func newMachine(dir string, s software) (machine, error) {
 	m := machine{dir}
-	for _, slot := range []string{"a", "b"} {
-		if err := os.MkdirAll(filepath.Dir(m.image(slot, "boot")), 0o700); err != nil {
+	for _, folder := range []string{filepath.Dir(m.image("a", "")), filepath.Dir(m.image("b", "")), m.data(), m.health()} {
+		if err := os.MkdirAll(folder, 0o700); err != nil {
 			return m, err
 		}
 	}
 	about, err := json.Marshal(map[string]any{
-		"v": 1, "product": product, "channel": channel, "hardware": model, "version": s.version, "epoch": 1,
+		"v": 1, "product": product, "channel": channel, "hardware": model, "version": s.version, "epoch": s.epoch,
 	})
 	if err != nil {
 		return m, err
 	}
 	return m, errors.Join(
 		os.WriteFile(m.image("a", "boot"), s.uki, 0o600),
-		os.WriteFile(m.image("a", "rootfs"), rootfs(s.generation), 0o600),
+		os.WriteFile(m.image("a", "rootfs"), rootfs(s), 0o600),
+		os.WriteFile(filepath.Join(m.data(), "schema"), fmt.Appendln(nil, dataSchema), 0o600),
 		os.WriteFile(m.productFile(), about, 0o600),
 		empty(m.image("b", "boot"), int64(len(s.uki))+1<<20),
 		empty(m.image("b", "rootfs"), slotSize),
@@ -78,6 +105,8 @@ func (m machine) image(slot, kind string) string {
 	return filepath.Join(m.dir, "slot-"+slot, kind+".img")
 }
 
+func (m machine) data() string        { return filepath.Join(m.dir, "data") }
+func (m machine) health() string      { return filepath.Join(m.dir, "health") }
 func (m machine) productFile() string { return filepath.Join(m.dir, "product.json") }
 
 // boot does what firmware, boot loader and systemd do: it chooses the slot,
@@ -107,7 +136,26 @@ func (m machine) boot(ctx context.Context, power *tpmtest.Power, words, logPath 
 	if err := os.Remove(logPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	return slot, os.WriteFile(logPath, raw, 0o600)
+	return slot, errors.Join(os.WriteFile(logPath, raw, 0o600), m.serve(ctx, slot))
+}
+
+// serve starts the product's service out of the slot that booted.
+func (m machine) serve(ctx context.Context, slot string) error {
+	f, err := os.Open(m.image(slot, "rootfs"))
+	if err != nil {
+		return fmt.Errorf("open root file system: %w", err)
+	}
+	defer f.Close()
+	head := make([]byte, serviceSize)
+	if _, err := io.ReadFull(f, head); err != nil {
+		return fmt.Errorf("read service: %w", err)
+	}
+	program := exec.CommandContext(ctx, "/bin/sh", "-c", string(bytes.TrimRight(head, "\x00")))
+	program.Env = []string{"PATH=/usr/bin:/bin", "DATA=" + m.data(), "HEALTH=" + m.health()}
+	if out, err := program.CombinedOutput(); err != nil {
+		return fmt.Errorf("run service of slot %s: %w\n%s", slot, err, out)
+	}
+	return nil
 }
 
 // bootLog is the recorded firmware's part of an event log, then what booting this

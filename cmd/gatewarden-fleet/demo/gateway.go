@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
@@ -24,6 +25,7 @@ type gateway struct {
 	id      string // once known
 	slot    string // that runs
 	updates bool   // it installs what the owner releases
+	booted  time.Time
 
 	power  *tpmtest.Power
 	helper *process
@@ -38,7 +40,7 @@ func newGateway(ctx context.Context, name, dir, run, binary, trust string) (*gat
 	if g.chip, err = tpmtest.Manufacture(ctx, filepath.Join(dir, "chip")); err != nil {
 		return nil, err
 	}
-	if g.machine, err = newMachine(filepath.Join(dir, "disk"), newSoftware(version1, 1)); err != nil {
+	if g.machine, err = newMachine(filepath.Join(dir, "disk"), newSoftware(version1, 1, 1)); err != nil {
 		return nil, fmt.Errorf("install release %s: %w", version1, err)
 	}
 	for _, sub := range []string{"state", "helper", "boot"} {
@@ -63,10 +65,11 @@ model = %q
 hostname = %q
 [health]
 interval = "2s"
+services = %q
 [update]
 auto = %t
 interval = "1s"
-`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket(), g.slot, model, g.name, g.updates)
+`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket(), g.slot, model, g.name, g.machine.health(), g.updates)
 	return os.WriteFile(g.path("agent.toml"), []byte(settings), 0o600)
 }
 
@@ -100,11 +103,12 @@ func (g *gateway) boot(ctx context.Context, words, trust string) error {
 	}
 	g.helper, err = start(g.name+" helper", g.path("helper.log"), g.binary, "helper",
 		"--listen", g.helperSocket(), "--peer-uid", strconv.Itoa(os.Getuid()), "--trust", trust, "--state", g.path("helper"),
-		"--slots", g.machine.dir, "--product-file", g.machine.productFile(), "--reboot-file", g.rebootFile(),
+		"--slots", g.machine.dir, "--product-file", g.machine.productFile(), "--reboot-file", g.rebootFile(), "--epoch-counter",
 		"--tpm", "unix:"+g.tpmSocket(), "--event-log", g.path("boot/eventlog"), "--ima-log", g.path("boot/ima"))
 	if err != nil {
 		return err
 	}
+	g.booted = time.Now()
 	g.agent, err = start(g.name+" agent", g.path("agent.log"), g.binary, "agent", "--config", g.path("agent.toml"))
 	return err
 }

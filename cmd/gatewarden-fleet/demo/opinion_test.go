@@ -19,7 +19,7 @@ import (
 // finds our boot applications in them, and refuses an altered log and an old nonce.
 func TestAnotherVerifierAgreesAboutTheDemosBoot(t *testing.T) {
 	_, power := tpmtest.Start(t)
-	raw, err := bootLog(newSoftware(version1, 1).uki, "")
+	raw, err := bootLog(newSoftware(version1, 1, 1).uki, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestAnotherVerifierAgreesAboutTheDemosBoot(t *testing.T) {
 	if n := len(state.GetRawEvents()); n == 0 {
 		t.Error("it saw no event")
 	}
-	altered, err := bootLog(newSoftware(version1, 1).uki, alteredWords)
+	altered, err := bootLog(newSoftware(version1, 1, 1).uki, alteredWords)
 	if err != nil {
 		t.Fatal(err)
 	}

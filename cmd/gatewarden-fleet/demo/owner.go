@@ -18,6 +18,8 @@ const (
 	slotSize = 64 << 20 // bytes of a root file system
 	block    = 64 << 10 // bytes that change together
 	changed  = 20       // of slotSize/block blocks, from one release to the next: 2 %
+
+	serviceSize = 4 << 10 // bytes, at the image's beginning
 )
 
 // owner authors releases: the folder with the keys, which the fleet server has not.
@@ -27,7 +29,7 @@ type owner struct {
 }
 
 func newOwner(dir string) (*owner, error) {
-	repo, err := release.Init(release.Config{FS: &fsx.FS{}, Dir: filepath.Join(dir, "repository"), Now: time.Now}, release.DefaultInit(product))
+	repo, err := release.Init(release.Config{FS: &fsx.FS{}, Dir: filepath.Join(dir, "repository"), Now: time.Now}, release.DefaultInit(product, otherProduct))
 	if err != nil {
 		return nil, err
 	}
@@ -37,14 +39,14 @@ func newOwner(dir string) (*owner, error) {
 // release builds, signs and publishes s, with reference values that the build
 // predicts.
 func (o *owner) release(ctx context.Context, s software, to string, confirm contents.Confirm) error {
-	files := map[string][]byte{"rootfs": rootfs(s.generation), "uki": s.uki, "loader": loader()}
+	files := map[string][]byte{"rootfs": rootfs(s), "uki": s.uki, "loader": loader()}
 	for name, data := range files {
 		if err := os.WriteFile(o.file(s, name), data, 0o600); err != nil {
 			return err
 		}
 	}
 	_, err := o.repo.Build(ctx, release.BuildOptions{
-		Product: product, Channel: channel, Version: s.version, Epoch: 1, Hardware: []string{model},
+		Product: s.product, Channel: channel, Version: s.version, Epoch: s.epoch, Hardware: []string{model},
 		Rootfs: o.file(s, "rootfs"), UKI: o.file(s, "uki"), Loader: o.file(s, "loader"), Confirm: confirm,
 	})
 	if err != nil {
@@ -61,18 +63,19 @@ func (o *owner) release(ctx context.Context, s software, to string, confirm cont
 }
 
 func (o *owner) file(s software, name string) string {
-	return filepath.Join(o.dir, "build", fmt.Sprintf("%s-%s", s.version, name))
+	return filepath.Join(o.dir, "build", fmt.Sprintf("%s-%s-%s", s.product, s.version, name))
 }
 
-// rootfs makes the image of a release's generation: the same but for changed
-// blocks, and half of it compressible, as file systems are.
-func rootfs(generation uint64) []byte {
+// rootfs makes the image of a release: its service, and what is the same in each
+// generation but for changed blocks. Half of it is compressible, as file systems are.
+func rootfs(s software) []byte {
 	data := make([]byte, slotSize)
-	fill(data, 1)
-	random := rand.New(rand.NewPCG(generation, 0))
-	for g := uint64(1); g < generation; g++ {
+	fill(data[serviceSize:], 1)
+	copy(data, s.service())
+	for g := uint64(2); g <= s.generation; g++ {
+		random := rand.New(rand.NewPCG(g, 0))
 		for range changed {
-			at := random.IntN(slotSize/block) * block
+			at := (1 + random.IntN(slotSize/block-1)) * block
 			fill(data[at:at+block], random.Uint64())
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/gatewarden/gatewarden/fleet"
@@ -32,6 +33,8 @@ type world struct {
 	owner    *owner
 	gateways [2]*gateway
 	random   *rand.Rand
+	requests requests // of update files
+	secret   []byte   // sealed on both gateways
 
 	stop  context.CancelFunc // ends the fleet server
 	ended chan error         // how it ended
@@ -101,7 +104,7 @@ func (w *world) releaseFirst(ctx context.Context, trust string) (err error) {
 	if err := os.WriteFile(filepath.Join(trust, "root.json"), root, 0o644); err != nil {
 		return err
 	}
-	return w.publish(ctx, newSoftware(version1, 1))
+	return w.publish(ctx, newSoftware(version1, 1, 1))
 }
 
 // configure writes fleet.toml's content as settings, with free ports of loopback.
@@ -147,7 +150,7 @@ func (w *world) serve() error {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(logFile, nil))
+	log := slog.New(&requestCounter{Handler: slog.NewTextHandler(logFile, nil), requests: &w.requests})
 	if w.server, err = fleet.New(w.settings, "demo", log); err != nil {
 		return errors.Join(err, logFile.Close())
 	}
@@ -163,7 +166,16 @@ func (w *world) serve() error {
 		logFile.Close()
 	}
 	w.api = operator.NewClient(w.settings.Listen.Operator)
+	// A restart finds it where people have it open.
+	w.settings.Listen.Dashboard = strings.TrimSuffix(strings.TrimPrefix(w.server.DashboardURL(), "http://"), "/")
 	return nil
+}
+
+// stopServer ends the fleet server; serve starts it again.
+func (w *world) stopServer() error {
+	w.stop()
+	w.stop = func() {}
+	return <-w.ended
 }
 
 func (w *world) trust() string     { return filepath.Join(w.settings.State, "trust") }

@@ -1,0 +1,121 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// Secrets is what keeps sealed secrets.
+type Secrets interface {
+	// SecretPut seals and stores. The warnings say what the sealing does not cover.
+	SecretPut(ctx context.Context, name, unit string, data []byte) (warnings []string, err error)
+	SecretGet(ctx context.Context, name string) ([]byte, error)
+	SecretList() ([]Secret, error)
+	SecretRemove(name string) error
+}
+
+// Secret is a stored secret, without what it hides.
+type Secret struct {
+	Name    string `json:"name"`
+	Unit    string `json:"unit,omitempty"` // systemd unit that may have it
+	Epoch   uint64 `json:"epoch"`          // security epoch for which it was sealed
+	Problem string `json:"problem,omitempty"`
+}
+
+// sealing is the body of a request to seal, and of the answer to unseal.
+type sealing struct {
+	Unit string `json:"unit,omitempty"`
+	Data []byte `json:"data"`
+}
+
+// sealed is the answer to seal.
+type sealed struct {
+	Warnings []string `json:"warnings"`
+}
+
+const (
+	pathSecrets = "/v1/secrets"
+	maxSealing  = 128 << 10 // bytes: a secret of 64 KiB as JSON
+)
+
+// routeSecrets adds the paths of secrets. The group may see their names; what they
+// hide, and a change, is root's.
+func routeSecrets(mux *http.ServeMux, s Secrets) {
+	handle := func(pattern string, answer func(r *http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodGet && !mayChange(r) {
+				refuse(w, wire.Problem{Status: http.StatusForbidden, Title: "only root may seal, unseal or remove secrets", Detail: "run it with sudo"})
+				return
+			}
+			v, err := answer(r)
+			if err != nil {
+				refuse(w, wire.Problem{Status: http.StatusConflict, Title: err.Error(), Detail: "`gatewarden attest` says how this boot was judged"})
+				return
+			}
+			write(w, v)
+		})
+	}
+	handle("GET "+pathSecrets, func(*http.Request) (any, error) { return s.SecretList() })
+	handle("PUT "+pathSecrets+"/{name}", func(r *http.Request) (any, error) {
+		var body sealing
+		data, err := io.ReadAll(io.LimitReader(r.Body, maxSealing))
+		if err == nil {
+			err = strictjson.Unmarshal(data, &body)
+		}
+		if err != nil {
+			return nil, err
+		}
+		warnings, err := s.SecretPut(r.Context(), r.PathValue("name"), body.Unit, body.Data)
+		return sealed{warnings}, err
+	})
+	handle("POST "+pathSecrets+"/{name}/open", func(r *http.Request) (any, error) {
+		data, err := s.SecretGet(r.Context(), r.PathValue("name"))
+		return sealing{Data: data}, err
+	})
+	handle("DELETE "+pathSecrets+"/{name}", func(r *http.Request) (any, error) {
+		return struct{}{}, s.SecretRemove(r.PathValue("name"))
+	})
+}
+
+// mayChange holds for root, and for the agent's own user, who has the TPM and all
+// files anyway; the group may only read.
+func mayChange(r *http.Request) bool {
+	uid, ok := r.Context().Value(peerKey{}).(uint32)
+	return ok && (uid == 0 || int(uid) == os.Geteuid())
+}
+
+// Seal has the agent that listens on socket seal data under a name. The warnings
+// say what that does not cover.
+func Seal(ctx context.Context, socket, name, unit string, data []byte) (warnings []string, err error) {
+	var answer sealed
+	err = call(ctx, socket, http.MethodPut, secretPath(name), sealing{Unit: unit, Data: data}, &answer)
+	return answer.Warnings, err
+}
+
+// Unseal opens a secret.
+func Unseal(ctx context.Context, socket, name string) ([]byte, error) {
+	var answer sealing
+	err := call(ctx, socket, http.MethodPost, secretPath(name)+"/open", nil, &answer)
+	return answer.Data, err
+}
+
+// ListSecrets lists what is stored.
+func ListSecrets(ctx context.Context, socket string) (list []Secret, err error) {
+	err = call(ctx, socket, http.MethodGet, pathSecrets, nil, &list)
+	return list, err
+}
+
+// RemoveSecret forgets a secret.
+func RemoveSecret(ctx context.Context, socket, name string) error {
+	var nothing json.RawMessage
+	return call(ctx, socket, http.MethodDelete, secretPath(name), nil, &nothing)
+}
+
+func secretPath(name string) string { return pathSecrets + "/" + url.PathEscape(name) }
