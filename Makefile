@@ -4,7 +4,8 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # When the source was committed, so that the same source gives the same bytes.
 BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null || echo 2026-01-01T00:00:00Z)
-LDFLAGS  = -s -w -funcalign=16 -X main.version=$(VERSION) -X main.buildTime=$(BUILT)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -funcalign=16 -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.buildTime=$(BUILT)
 STATIC   = CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
 STATICCHECK = go tool -modfile=tools/go.mod staticcheck
 # How the device binary is made small: without HTTP/2, which nothing there speaks
@@ -57,8 +58,8 @@ lint: ## vet and staticcheck alone
 docs: ## check the documentation's links and what is generated
 	@go run ./internal/check links generated
 
-packages: ## Debian packages
-	@echo "packages are not built yet: they come with the systemd units (packaging/README.md)." >&2; exit 1
+packages: ## Debian and RPM packages of both programs into dist/
+	go run ./packaging/build $(ARGS)
 
 check: ## what must be green before review
 	@go run ./internal/check

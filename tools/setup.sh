@@ -3,7 +3,7 @@
 # Does nothing, quickly, where all of it is there.
 set -eu
 
-packages="swtpm swtpm-tools tpm2-tools mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon"
+packages="swtpm swtpm-tools tpm2-tools mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon systemd"
 
 # One command (or file) for each package.
 missing=""
@@ -22,6 +22,7 @@ need certtool gnutls-bin
 need casync casync
 need git git
 need dbus-daemon dbus-daemon
+need systemd-analyze systemd
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 
 if ! command -v go >/dev/null 2>&1; then
