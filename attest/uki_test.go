@@ -45,7 +45,7 @@ func TestUKIIsReadAsItWillBeMeasured(t *testing.T) {
 // systemd-stub 252 has a section .sbat, and does not measure it.
 func TestSectionThatTheStubDoesNotKnowIsNotMeasured(t *testing.T) {
 	for names, want := range map[string]string{
-		".linux\x00.osrel\x00":         ".linux .osrel",
+		".linux\x00.osrel\x00":          ".linux .osrel",
 		".linux\x00.osrel\x00.sbat\x00": ".linux .osrel .sbat",
 	} {
 		b, err := attest.ReadUKI(boot.PE(

@@ -66,7 +66,7 @@ func (l *Lab) golden(m Machine) (string, error) {
 			return err
 		}
 		var errs []error
-		for _, name := range []string{"disk.qcow2", "vars.qcow2", "tpm", "serial.log"} {
+		for _, name := range []string{"disk.qcow2", "vars.qcow2", "chip", "serial.log"} {
 			errs = append(errs, host("cp", "-r", "--sparse=always", vm.path(name), filepath.Join(dir, name)))
 		}
 		return errors.Join(append(errs, os.RemoveAll(vm.dir))...)

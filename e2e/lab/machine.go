@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"time"
+
+	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
 
 // Limits, each at least five times what an idle host with two cores needs.
@@ -67,7 +69,8 @@ func (l *Lab) Assemble(m Machine) *VM {
 	}
 	vm.must(host("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", m.Disk, vm.path("disk.qcow2")))
 	vm.must(host("qemu-img", "convert", "-f", "raw", "-O", "qcow2", vars, vm.path("vars.qcow2")))
-	vm.must(manufacture(vm.path("tpm")))
+	_, err := tpmtest.Manufacture(l.Context(), vm.path("chip"))
+	vm.must(err)
 	return vm
 }
 
@@ -80,6 +83,16 @@ func (l *Lab) newVM(m Machine) *VM {
 	vm := &VM{Lab: l, machine: m, dir: dir, key: key}
 	l.Cleanup(vm.end)
 	return vm
+}
+
+// TPMMaker is the PEM of the authority that vouches for the machine's TPM.
+func (vm *VM) TPMMaker() []byte {
+	vm.Helper()
+	chip, err := tpmtest.Manufacture(vm.Context(), vm.path("chip")) // it is there already
+	vm.must(err)
+	pem, err := chip.CACertificates()
+	vm.must(err)
+	return pem
 }
 
 func (vm *VM) path(name string) string { return filepath.Join(vm.dir, name) }
@@ -145,7 +158,7 @@ func (vm *VM) PowerOff() {
 
 // end ends the machine after its test.
 func (vm *VM) end() {
-	if vm.Failed() {
+	if vm.Failed() && vm.qemu != nil {
 		vm.collect()
 	}
 	if err := vm.kill(); err != nil {

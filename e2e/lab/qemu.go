@@ -18,7 +18,7 @@ const snapshot = "golden"
 // power starts TPM and machine; with extra "-loadvm" from a snapshot.
 func (vm *VM) power(extra ...string) error {
 	var err error
-	if vm.chip, err = vm.spawn("swtpm", "swtpm", "socket", "--tpm2", "--tpmstate", "dir="+vm.path("tpm"), "--ctrl", "type=unixio,path="+vm.path("tpm.sock")); err != nil {
+	if vm.chip, err = vm.spawn("swtpm", "swtpm", "socket", "--tpm2", "--tpmstate", "dir="+vm.path("chip/tpm"), "--ctrl", "type=unixio,path="+vm.path("tpm.sock")); err != nil {
 		return err
 	}
 	if err := appear(vm.path("tpm.sock")); err != nil {
@@ -115,12 +115,6 @@ func gone(path string) error {
 		return err
 	}
 	return nil
-}
-
-// manufacture makes a TPM with EK certificates, SHA-256 only.
-func manufacture(dir string) error {
-	return errors.Join(os.MkdirAll(dir, 0o700), host("swtpm_setup", "--tpm2", "--tpmstate", dir, "--create-ek-cert",
-		"--create-platform-cert", "--pcr-banks", "sha256", "--lock-nvram", "--overwrite"))
 }
 
 // host runs a program of the host.

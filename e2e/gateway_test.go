@@ -1,0 +1,89 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/gatewarden/gatewarden/agent/local"
+	"github.com/gatewarden/gatewarden/fleet/operator"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// enrol has the operator approve the gateway, and waits until it is trusted.
+func (w *world) enrol() local.Status {
+	w.Helper()
+	s := w.until("the gateway waits for approval", agentLimit, func(s local.Status) bool { return strings.HasPrefix(s.Phase, "waiting for an operator") })
+	w.id = s.Device
+	d, err := w.api.Device(w.Context(), w.id)
+	w.check(err)
+	if !d.EKVerified || d.State != "pending" {
+		w.Fatalf("the device is %s with EK verified %t before approval", d.State, d.EKVerified)
+	}
+	w.check(w.api.Approve(w.Context(), w.id, operator.Decision{By: person, Reason: "lab"}))
+	return w.judged(trusted, time.Time{})
+}
+
+// judged waits for a verdict of this grade that is younger than since, over a
+// session.
+func (w *world) judged(grade string, since time.Time) local.Status {
+	w.Helper()
+	return w.until("the gateway is judged "+grade, verdictLimit, func(s local.Status) bool {
+		return s.Link.Connected && s.Verdict != nil && s.Verdict.Grade == grade && s.Verdict.Issued.After(since)
+	})
+}
+
+// says fails unless one of the lines has all words.
+func (w *world) says(lines []string, words ...string) {
+	w.Helper()
+	for _, line := range lines {
+		all := true
+		for _, word := range words {
+			all = all && strings.Contains(line, word)
+		}
+		if all {
+			return
+		}
+	}
+	w.Errorf("no line says %q:\n%s", words, strings.Join(lines, "\n"))
+}
+
+// explanation is the fleet's, of the last verdict.
+func (w *world) explanation() []string {
+	w.Helper()
+	d, err := w.api.Device(w.Context(), w.id)
+	w.check(err)
+	if d.Verdict == nil {
+		w.Fatal("the fleet has no verdict on the device")
+	}
+	return d.Verdict.Explanation
+}
+
+// outcome waits until the fleet knows what became of a release.
+func (w *world) outcome(version string, limit time.Duration) wire.Update {
+	w.Helper()
+	var found wire.Update
+	w.Until("the fleet knows what became of release "+version, limit, func() error {
+		messages, err := w.server.Store().Messages(w.Context(), w.id, string(wire.KindUpdate), 100)
+		if err != nil {
+			return err
+		}
+		last := "nothing"
+		for _, m := range messages {
+			var u wire.Update
+			if err := json.Unmarshal(m.Body, &u); err != nil {
+				return err
+			}
+			if u.Release == version && u.Outcome != "" {
+				found = u
+				return nil
+			}
+			if last == "nothing" {
+				last = string(m.Body)
+			}
+		}
+		return fmt.Errorf("the fleet knows of %d reports, the last is %s", len(messages), last)
+	})
+	return found
+}
