@@ -54,8 +54,8 @@ lint: ## vet and staticcheck alone
 	go vet $(PKG)
 	$(STATICCHECK) $(PKG)
 
-docs: ## check the documentation's links and what is generated
-	@go run ./internal/check links generated
+docs: ## check the documentation's links, the tests that it names, and what is generated
+	@go run ./internal/check links cited generated
 
 packages: ## Debian packages
 	@echo "packages are not built yet: they come with the systemd units (packaging/README.md)." >&2; exit 1

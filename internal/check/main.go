@@ -53,6 +53,7 @@ func all() []check {
 		{"counts", "the TPM commands of enrolling, starting and attesting are within the budget", checkCounts},
 		{"cross", "the device binary builds for the other architectures", checkCross},
 		{"links", "no dead links in the documentation", checkLinks},
+		{"cited", "every test that the documentation names exists", checkCited},
 		{"generated", "generated documentation is up to date", checkGenerated},
 		{"govulncheck", "no known vulnerability is reachable", checkVulnerabilities},
 	}
