@@ -66,7 +66,7 @@ func (s secrets) SecretPut(ctx context.Context, name, unit string, data []byte) 
 	if err := s.agent.secrets.Put(ctx, name, unit, data); err != nil {
 		return nil, err
 	}
-	s.agent.event("secret.sealed", name)
+	s.agent.event("secret.sealed", "secret "+name+" was sealed")
 	var warnings []string
 	if line, err := os.ReadFile("/proc/cmdline"); err != nil || !coversRoot(string(line)) {
 		warnings = append(warnings, "no dm-verity root hash is in the kernel command line: whoever writes to the disk can change the programs that read this secret")
@@ -107,7 +107,7 @@ func (s secrets) SecretList() ([]local.Secret, error) {
 func (s secrets) SecretRemove(name string) error {
 	err := s.agent.secrets.Remove(name)
 	if err == nil {
-		s.agent.event("secret.removed", name)
+		s.agent.event("secret.removed", "secret "+name+" was removed")
 	}
 	return err
 }
