@@ -55,8 +55,8 @@ lint: ## vet and staticcheck alone
 	go vet $(PKG)
 	$(STATICCHECK) $(PKG)
 
-docs: ## check the documentation's links and what is generated
-	@go run ./internal/check links generated
+docs: ## check the documentation's links, the tests that it names, and what is generated
+	@go run ./internal/check links cited generated
 
 packages: ## Debian and RPM packages of both programs into dist/
 	go run ./packaging/build $(ARGS)

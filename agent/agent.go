@@ -21,6 +21,7 @@ import (
 	"github.com/gatewarden/gatewarden/agent/health"
 	"github.com/gatewarden/gatewarden/agent/identity"
 	"github.com/gatewarden/gatewarden/agent/link"
+	"github.com/gatewarden/gatewarden/agent/secret"
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/helper/client"
 	"github.com/gatewarden/gatewarden/internal/fsx"
@@ -57,7 +58,7 @@ type Agent struct {
 	disobeys error // why no command runs; nil if they do
 	link     *link.Link
 	updates  *update.Engine // nil where the owner installed no root of a repository
-	secrets  *secrets
+	secrets  *secret.Keeper
 
 	fresh      atomic.Pointer[[]byte] // the challenge of this boot, nil until it is settled
 	verdict    atomic.Pointer[wire.Verdict]

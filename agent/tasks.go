@@ -48,7 +48,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		func(ctx context.Context) error { return a.runUpdates(ctx, a.updates) },
 		a.settleSecrets,
 		a.giveBack,
-		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), a.secrets) },
+		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
 	} {
 		group.Go(func() error { return task(ctx) })
 	}

@@ -236,9 +236,13 @@ func (s *Server) openOperatorAPI() (err error) {
 }
 
 func (s *Server) openDashboard(version string) (err error) {
-	s.webHandler, err = web.New(web.Config{
+	config := web.Config{
 		Registry: s.store, Now: time.Now, Fleet: s.settings.Fleet, Version: version, Log: s.log.With("part", "dashboard"),
-	})
+	}
+	if s.feed != nil {
+		config.Releases = s.releases
+	}
+	s.webHandler, err = web.New(config)
 	if err != nil {
 		return err
 	}

@@ -10,22 +10,25 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/fsx"
+	contents "github.com/gatewarden/gatewarden/update/release"
 	"github.com/gatewarden/gatewarden/update/tuf"
 )
 
 const (
 	policyTarget   = "policy/attest.json"
+	releasePaths   = "releases/"
 	policyPatience = 10 * time.Second // the repository is a local folder
 	maxPolicy      = 1 << 20          // bytes
 )
 
 // policyFeed is the owner's update repository as the source of the attestation
-// policy: reference values come with the releases, and nobody touches them here.
+// policy, and of the releases that the dashboard lists: reference values come with the releases, and nobody touches them here.
 // The server trusts what the owner's root signed, not the folder.
 type policyFeed struct {
 	fleet     string
@@ -35,6 +38,9 @@ type policyFeed struct {
 	client *tuf.Client
 	last   []byte    // the document in force
 	seen   time.Time // when the timestamp that was looked at last was written
+
+	releases []*contents.Release // of the repository as it was last taken in
+	fault    error               // why what is there now was not, or not whole
 }
 
 // newPolicyFeed returns nil where the owner's root.json is not installed beside
@@ -60,9 +66,10 @@ func newPolicyFeed(s Settings) (*policyFeed, error) {
 
 // newer returns the policy if it is another one than last time, else nil.
 func (f *policyFeed) newer(ctx context.Context) (*attest.Policy, error) {
-	if err := f.client.Refresh(ctx); err != nil {
-		return nil, err
+	if f.fault = f.client.Refresh(ctx); f.fault != nil {
+		return nil, f.fault
 	}
+	f.list(ctx)
 	target, err := f.client.Target(ctx, policyTarget)
 	if errors.Is(err, tuf.ErrNoTarget) {
 		return nil, nil // the owner leaves it to the policy file
@@ -89,6 +96,43 @@ func (f *policyFeed) newer(ctx context.Context) (*attest.Policy, error) {
 	}
 	f.last = raw.Bytes()
 	return p, nil
+}
+
+// list takes in the releases. One that can't be read doesn't hide the others.
+func (f *policyFeed) list(ctx context.Context) {
+	// What is not there makes the client load every role that could name it.
+	if _, err := f.client.Target(ctx, releasePaths+"0/0/0.json"); !errors.Is(err, tuf.ErrNoTarget) {
+		f.fault = err
+		return
+	}
+	f.releases = nil
+	for _, path := range f.client.Paths() {
+		if !strings.HasPrefix(path, releasePaths) || !strings.HasSuffix(path, ".json") {
+			continue
+		}
+		target, err := f.client.Target(ctx, path)
+		if errors.Is(err, tuf.ErrNoTarget) {
+			continue // named by a role that has no say there
+		}
+		var one *contents.Release
+		if err == nil {
+			one, err = contents.Parse(target.Custom())
+		}
+		if err != nil {
+			f.fault = errors.Join(f.fault, fmt.Errorf("read %s: %w", path, err))
+			continue
+		}
+		f.releases = append(f.releases, one)
+	}
+}
+
+// releases are those of the repository as it was last taken in. An error beside
+// them says why they are not all that is served.
+func (s *Server) releases(context.Context) ([]*contents.Release, error) {
+	s.currentPolicy() // takes in what was published since
+	s.feed.mu.Lock()
+	defer s.feed.mu.Unlock()
+	return s.feed.releases, s.feed.fault
 }
 
 // openPolicy takes the policy of the repository, else the policy file.

@@ -62,6 +62,9 @@ func TestPolicyFollowsWhatTheOwnerPublishedAndNothingElse(t *testing.T) {
 	defer srv.Close()
 	want := func(n int) {
 		t.Helper()
+		if releases, _ := srv.releases(t.Context()); len(releases) != n {
+			t.Errorf("%d releases are listed, want %d", len(releases), n)
+		}
 		if got := len(srv.currentPolicy().Releases); got != n {
 			t.Errorf("the policy in force knows %d releases, want %d", got, n)
 		}
@@ -72,6 +75,9 @@ func TestPolicyFollowsWhatTheOwnerPublishedAndNothingElse(t *testing.T) {
 	timestamp := filepath.Join(s.Updates, "metadata", "timestamp.json")
 	write(t, `{"signed":{},"signatures":[]}`, timestamp)
 	want(2)
+	if _, err := srv.releases(t.Context()); err == nil {
+		t.Error("nothing says that what is served now was not taken in")
+	}
 	if err := os.RemoveAll(s.Updates); err != nil {
 		t.Fatal(err)
 	}

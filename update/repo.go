@@ -3,14 +3,12 @@ package update
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"math"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/gatewarden/gatewarden/internal/fsx"
@@ -48,12 +46,12 @@ func (r *tufRepo) List(ctx context.Context, prefix string) ([]Target, error) {
 	if _, err := r.client.Target(ctx, prefix+"0.0.0-0.json"); err != nil && !errors.Is(err, tuf.ErrNoTarget) {
 		return nil, err
 	}
-	names, err := r.names(prefix)
-	if err != nil {
-		return nil, err
-	}
 	var all []Target
-	for _, name := range names {
+	for _, name := range r.client.Paths() {
+		rest, ok := strings.CutPrefix(name, prefix)
+		if version, is := strings.CutSuffix(rest, ".json"); !ok || !is || !isVersion(version) {
+			continue
+		}
 		target, err := r.client.Target(ctx, name)
 		if errors.Is(err, tuf.ErrNoTarget) {
 			continue // named by a role that has no say there
@@ -64,33 +62,6 @@ func (r *tufRepo) List(ctx context.Context, prefix string) ([]Target, error) {
 		all = append(all, Target{Path: name, Custom: target.Custom()})
 	}
 	return all, nil
-}
-
-// names returns the release targets below prefix, sorted.
-func (r *tufRepo) names(prefix string) ([]string, error) {
-	files, err := r.client.Bundle(math.MaxInt64 - 1)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for name, data := range files {
-		var file struct {
-			Signed struct {
-				Targets map[string]json.RawMessage `json:"targets"`
-			} `json:"signed"`
-		}
-		if err := json.Unmarshal(data, &file); err != nil {
-			return nil, fmt.Errorf("read %s: %w", name, err)
-		}
-		for path := range file.Signed.Targets {
-			rest, ok := strings.CutPrefix(path, prefix)
-			if version, is := strings.CutSuffix(rest, ".json"); ok && is && isVersion(version) {
-				names = append(names, path)
-			}
-		}
-	}
-	slices.Sort(names)
-	return slices.Compact(names), nil
 }
 
 func isVersion(s string) bool {

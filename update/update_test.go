@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/update/release"
 )
@@ -377,7 +378,7 @@ func TestNewerReleaseTakesThePlaceOfOneThatCantBeFetched(t *testing.T) {
 type keeper struct {
 	m     *machine
 	calls []string
-	fail  bool
+	fail  error
 }
 
 func (k *keeper) note(what string) {
@@ -390,10 +391,7 @@ func (k *keeper) note(what string) {
 
 func (k *keeper) Prepare(_ context.Context, r *release.Release) error {
 	k.note("prepare " + r.Version)
-	if k.fail {
-		return errors.New("the TPM is gone")
-	}
-	return nil
+	return k.fail
 }
 
 func (k *keeper) Settle(_ context.Context, r *release.Release) error {
@@ -417,10 +415,17 @@ func TestSecretsAreCarriedOverBeforeTheCommit(t *testing.T) {
 func TestReleaseUnderWhichSecretsWouldBeLostGoesBack(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	m.secrets = &keeper{m: m, fail: true}
+	m.secrets = &keeper{m: m, fail: errors.New("the TPM is gone")}
 	m.publish(author("2.0.0"), m.image("2.0.0", 4))
 	m.live(m.settled(1))
 	m.wantOutcome(wire.UpdateRolledBack, "trouble", "1.0.0")
+	k := &keeper{m: m, fail: &policy.Refusal{Rule: "secrets", Text: "It does not open."}}
+	m.secrets = k
+	m.publish(author("3.0.0"), m.image("3.0.0", 4))
+	m.live(m.settled(2))
+	if last := m.outcomes()[1]; last.Outcome != wire.UpdateRolledBack || last.Rule != "secrets" || len(k.calls) != 1 {
+		t.Errorf("a secret that the release can't open: %+v after %v", last, k.calls)
+	}
 }
 
 // BUDGETS 9.

@@ -33,6 +33,11 @@ func (e *engine) UpdateCheck(context.Context) (update.Found, error) {
 // serve answers questions about updates; as says which user asks, nil: the real one.
 func serve(t *testing.T, u Updates, as func(context.Context, net.Conn) context.Context) (socket string) {
 	t.Helper()
+	return serveMux(t, func(mux *http.ServeMux) { routeUpdates(mux, u) }, as)
+}
+
+func serveMux(t *testing.T, route func(*http.ServeMux), as func(context.Context, net.Conn) context.Context) (socket string) {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "gw")
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +49,7 @@ func serve(t *testing.T, u Updates, as func(context.Context, net.Conn) context.C
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	routeUpdates(mux, u)
+	route(mux)
 	if as == nil {
 		as = withPeer
 	}

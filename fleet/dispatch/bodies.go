@@ -45,15 +45,23 @@ func checkLinkTest(body []byte) error {
 	return nil
 }
 
-func checkUpdate(body []byte) error {
+func decodeUpdate(body []byte) (wire.Update, error) {
 	var u wire.Update
 	if err := strictjson.Unmarshal(body, &u); err != nil {
-		return malformed(err)
+		return u, malformed(err)
 	}
-	if u.Version != 1 || u.ID == "" || len(u.ID) > maxStream || !eventName(u.State) || u.Outcome != "" && !eventName(u.Outcome) || len(u.Text) > wire.MaxText {
-		return malformed(errors.New("version, id, state, outcome or text is out of range"))
+	if u.Version != 1 || u.ID == "" || !eventName(u.State) || u.Outcome != "" && !eventName(u.Outcome) || len(u.Text) > wire.MaxText {
+		return u, malformed(errors.New("version, id, state, outcome or text is out of range"))
 	}
-	return nil
+	for _, word := range []string{u.ID, u.Rule, u.Product, u.Channel, u.Release, u.From} {
+		if len(word) > maxStream {
+			return u, malformed(errors.New("id, rule, product, channel, release or from is too long"))
+		}
+	}
+	if u.Chunks < 0 || u.Fetched < 0 || u.Attempts < 0 {
+		return u, malformed(errors.New("a count is below zero"))
+	}
+	return u, nil
 }
 
 func decodeEvent(body []byte) (wire.Event, error) {
@@ -74,7 +82,7 @@ func eventName(s string) bool {
 // severityOf reads an event's severity from the last word of its name.
 func severityOf(name string) string {
 	switch name[strings.LastIndexByte(name, '.')+1:] {
-	case "refused", "failed", "lost", "damaged", "dropped", "expired", "unknown":
+	case "refused", "failed", "lost", "damaged", "dropped", "expired", "unknown", "rolled-back":
 		return registry.Warning
 	}
 	return registry.Info

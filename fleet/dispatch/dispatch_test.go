@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -130,5 +131,34 @@ func TestRetainedAndForeignMessagesAreIgnored(t *testing.T) {
 	}
 	if len(d.ups) != 0 || d.Malformed() != 4 {
 		t.Errorf("%d were taken in, %d counted", len(d.ups), d.Malformed())
+	}
+}
+
+func TestUpdateComesWithItsMessageUnlessItIsOutOfRange(t *testing.T) {
+	d := newDispatcher(t, &failing{})
+	long := strings.Repeat("a", maxStream+1)
+	for name, c := range map[string]struct {
+		change func(*wire.Update)
+		taken  bool
+	}{
+		"as it should be": {func(*wire.Update) {}, true}, "long id": {func(u *wire.Update) { u.ID = long }, false}, "no id": {func(u *wire.Update) { u.ID = "" }, false},
+		"long release": {func(u *wire.Update) { u.Release = long }, false}, "long source": {func(u *wire.Update) { u.From = long }, false},
+		"long product": {func(u *wire.Update) { u.Product = long }, false}, "long channel": {func(u *wire.Update) { u.Channel = long }, false},
+		"long rule": {func(u *wire.Update) { u.Rule = long }, false}, "long reason": {func(u *wire.Update) { u.Text = strings.Repeat("a", wire.MaxText+1) }, false},
+		"state with a space": {func(u *wire.Update) { u.State = "a b" }, false}, "fewer than no bytes": {func(u *wire.Update) { u.Fetched = -1 }, false},
+	} {
+		u := wire.Update{Version: 1, ID: "a", State: "trying", Release: "2.0.0", From: "1.0.0", Began: time.Unix(1000, 0).UTC()}
+		c.change(&u)
+		body, err := json.Marshal(u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row, err := d.row(t.Context(), incoming{identity: known, device: known, kind: wire.KindUpdate, up: wire.Up{Version: 1, Stream: "s", Seq: 1, Body: body}})
+		if err != nil || (row.Update != nil) != c.taken || (row.Kind == "malformed") == c.taken {
+			t.Errorf("%s: %+v, %v", name, row, err)
+		}
+		if c.taken && *row.Update != u {
+			t.Errorf("%s: %+v, want %+v", name, *row.Update, u)
+		}
 	}
 }

@@ -33,7 +33,8 @@ func FuzzUpIsRefusedOrCanBeStored(f *testing.F) {
 
 // Whatever a body is, the message gets a row: else its stream would stop.
 func FuzzEveryBodyGetsARow(f *testing.F) {
-	for _, kind := range []wire.Kind{wire.KindHealth, wire.KindEvent, wire.KindReceipt, wire.KindLinkTest} {
+	for _, kind := range []wire.Kind{wire.KindHealth, wire.KindEvent, wire.KindReceipt, wire.KindLinkTest, wire.KindUpdate} {
+		f.Add(string(kind), []byte(`{"v":1,"id":"a","state":"trying","release":"2.0.0","bytes_fetched":7,"began":"2026-01-01T00:00:00Z"}`))
 		f.Add(string(kind), []byte(`{"v":1,"name":"a.b","text":"x","run":"r","payload":"","serial":"1","signature":""}`))
 		f.Add(string(kind), []byte(`{"v":1,"name":"a.b","text":"x","index":1,"head":""}`))
 		f.Add(string(kind), []byte(`7`))
@@ -52,6 +53,9 @@ func FuzzEveryBodyGetsARow(f *testing.F) {
 			if len(e.Text) > 2*wire.MaxText || len(e.Kind) > maxStream {
 				t.Fatalf("%q gave a timeline entry of %d bytes", body, len(e.Text))
 			}
+		}
+		if u := row.Update; u != nil && (row.Kind == "malformed" || len(u.ID+u.State+u.Outcome+u.Rule+u.Product+u.Channel+u.Release+u.From) > 8*maxStream || len(u.Text) > wire.MaxText) {
+			t.Fatalf("%q gave the update %+v", body, u)
 		}
 		if row.Receipt != nil {
 			t.Fatalf("%q passed as a receipt that nobody signed", body)

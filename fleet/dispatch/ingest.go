@@ -129,7 +129,7 @@ func (d *Dispatcher) row(ctx context.Context, in incoming) (registry.Message, er
 	err := d.effects(ctx, in, &row)
 	var bad *badBody
 	if errors.As(err, &bad) {
-		row.Kind, row.Receipt = "malformed", nil
+		row.Kind, row.Receipt, row.Update = "malformed", nil, nil
 		d.complain(ctx, in.device, in.kind, bad)
 		err = nil
 	}
@@ -157,7 +157,11 @@ func (d *Dispatcher) effects(ctx context.Context, in incoming, row *registry.Mes
 	case wire.KindLinkTest:
 		return checkLinkTest(in.up.Body)
 	case wire.KindUpdate:
-		return checkUpdate(in.up.Body)
+		update, err := decodeUpdate(in.up.Body)
+		if err != nil {
+			return err
+		}
+		row.Update = &update
 	case wire.KindEvent:
 		event, err := decodeEvent(in.up.Body)
 		if err != nil {

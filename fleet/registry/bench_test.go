@@ -55,3 +55,20 @@ func BenchmarkDevicesPage(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkReleases counts a third of the fleet.
+func BenchmarkReleases(b *testing.B) {
+	for _, size := range []int{5_000, 50_000} {
+		s := open(b, filepath.Join(b.TempDir(), "fleet.db"))
+		if err := s.Fill(b.Context(), size); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("devices=%d", size), func(b *testing.B) {
+			for b.Loop() {
+				if counts, err := s.Releases(b.Context(), []string{"edge 1"}); err != nil || counts["edge 1"].Running == 0 {
+					b.Fatal(counts, err)
+				}
+			}
+		})
+	}
+}

@@ -31,7 +31,7 @@ func (s *Store) Fill(ctx context.Context, n int) error {
 			case 2:
 				state, grade = Quarantined, "untrusted"
 			}
-			if _, err := exec(ctx, tx, `UPDATE devices SET state = $2, grade = $3 WHERE id = $1`, id, state, grade); err != nil {
+			if _, err := exec(ctx, tx, `UPDATE devices SET state = $2, grade = $3, running = $4 WHERE id = $1`, id, state, grade, fmt.Sprint("edge ", i%3)); err != nil {
 				return err
 			}
 		}

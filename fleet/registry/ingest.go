@@ -117,6 +117,11 @@ func storeMessage(ctx context.Context, tx *sql.Tx, m Message) error {
 			return err
 		}
 	}
+	if m.Update != nil {
+		if err := putUpdate(ctx, tx, m.Device, *m.Update, m.Received); err != nil {
+			return err
+		}
+	}
 	if m.Receipt == nil {
 		return nil
 	}

@@ -13,6 +13,8 @@ import (
 	"encoding/json"
 	"errors"
 	"time"
+
+	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
 // Callers branch on these.
@@ -56,6 +58,9 @@ type Device struct {
 	ApprovedAt    time.Time
 	ApprovedBy    string
 	LastSeen      time.Time
+	Running       string // release ("product version") that the last verdict proved; "" if none
+	UpdateTo      string // version of the update that it spoke of last: a claim
+	UpdateOutcome string // of that one; "" while it is under way
 }
 
 // DeviceRow is a Device as a list shows it: without keys, with the certificate
@@ -120,6 +125,7 @@ type Verdict struct {
 	At          time.Time
 	Grade       string
 	Gate        string   // wire.Gate
+	Release     string   // "product version" that the boot matches whole, "" if none: Device.Running; not returned by Verdicts
 	Explanation []string // the first line is the summary
 	Rules       json.RawMessage
 	Facts       json.RawMessage
@@ -142,6 +148,7 @@ type Message struct {
 	// by Messages.
 	Timeline []Event
 	Receipt  *ReceiptRecord
+	Update   *wire.Update
 }
 
 // Acceptance is the answer to one Message.
@@ -186,6 +193,25 @@ type ReceiptRecord struct {
 	Text     string
 	Received time.Time
 	Receipt  json.RawMessage // wire.Receipt
+}
+
+// UpdateRecord is what a device said last about one of its updates.
+type UpdateRecord struct {
+	wire.Update
+	Device string
+	First  time.Time // when the fleet first heard of it
+	Last   time.Time // when it heard this
+}
+
+// MaxUpdates is how many updates of one device are kept; the newest stay.
+const MaxUpdates = 64
+
+// ReleaseCount is the number of devices by what they did with one release. A
+// device counts as running what its last verdict proved, and once in all the
+// others together: for the update to the release of which it spoke last.
+type ReleaseCount struct {
+	Running                                          int // revoked devices are left out
+	UnderWay, Installed, Failed, Refused, RolledBack int
 }
 
 // AuditEntry is one act of an operator, or of the server on its own.

@@ -11,7 +11,7 @@ import (
 // changed once released; the schema's version is their number. {TEXT}, {BLOB}
 // and {ID} are the dialect's.
 func migrations() [][]string {
-	return [][]string{schema1()}
+	return [][]string{schema1(), updateTables()}
 }
 
 func migrate(ctx context.Context, db *sql.DB, d dialect) error {
@@ -117,5 +117,23 @@ func recordTables() []string {
 			body {TEXT} NOT NULL, received BIGINT NOT NULL, receipt {BLOB} NOT NULL, UNIQUE (device, envelope, hash))`,
 		`CREATE TABLE audit (
 			id {ID}, at BIGINT NOT NULL, who {TEXT} NOT NULL, action {TEXT} NOT NULL, device {TEXT} NOT NULL, body {TEXT} NOT NULL)`,
+	}
+}
+
+// updateTables: of a device's updates to one release, that is latest of which it spoke last.
+func updateTables() []string {
+	return []string{
+		`ALTER TABLE devices ADD COLUMN running {TEXT} NOT NULL DEFAULT ''`,
+		`ALTER TABLE devices ADD COLUMN update_to {TEXT} NOT NULL DEFAULT ''`,
+		`ALTER TABLE devices ADD COLUMN update_outcome {TEXT} NOT NULL DEFAULT ''`,
+		`CREATE INDEX devices_running ON devices (running, state)`,
+		`CREATE TABLE updates (
+			id {ID}, device {TEXT} NOT NULL REFERENCES devices (id), update_id {TEXT} NOT NULL, name {TEXT} NOT NULL, latest INTEGER NOT NULL,
+			state {TEXT} NOT NULL, outcome {TEXT} NOT NULL, rule {TEXT} NOT NULL, body {TEXT} NOT NULL,
+			product {TEXT} NOT NULL, channel {TEXT} NOT NULL, version {TEXT} NOT NULL, from_version {TEXT} NOT NULL, epoch BIGINT NOT NULL,
+			pending INTEGER NOT NULL, chunks BIGINT NOT NULL, fetched BIGINT NOT NULL, attempts BIGINT NOT NULL,
+			began BIGINT NOT NULL, ended BIGINT NOT NULL, first_at BIGINT NOT NULL, last_at BIGINT NOT NULL, UNIQUE (device, update_id))`,
+		`CREATE INDEX updates_device ON updates (device, id)`,
+		`CREATE INDEX updates_name ON updates (name, outcome) WHERE latest = 1`,
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"fmt"
 )
 
-// AddVerdict stores v, the device's grade and, unless v.Memory is nil, its
+// AddVerdict stores v, the device's grade and release and, unless v.Memory is nil, its
 // memory, in one transaction. The caller consumed the nonce before.
 func (s *Store) AddVerdict(ctx context.Context, v Verdict) error {
 	lines, err := json.Marshal(v.Explanation)
@@ -16,7 +16,8 @@ func (s *Store) AddVerdict(ctx context.Context, v Verdict) error {
 		return fmt.Errorf("encode explanation: %w", err)
 	}
 	err = s.write(ctx, func(tx *sql.Tx) error {
-		if err := execOne(ctx, tx, `UPDATE devices SET grade = $2, grade_at = $3 WHERE id = $1`, v.Device, v.Grade, ms(v.At)); err != nil {
+		if err := execOne(ctx, tx, `UPDATE devices SET grade = $2, grade_at = $3, running = $4 WHERE id = $1`,
+			v.Device, v.Grade, ms(v.At), clean(v.Release, maxClaim)); err != nil {
 			return err
 		}
 		_, err := exec(ctx, tx, `INSERT INTO verdicts (device, at, grade, gate, explanation, rules, facts) VALUES ($1, $2, $3, $4, $5, $6, $7)`,

@@ -228,7 +228,7 @@ func (v *Verifier) record(d registry.Device, m memory, ev attest.Evidence, r *at
 		return registry.Verdict{}, fmt.Errorf("encode memory: %w", err)
 	}
 	return registry.Verdict{
-		Device: d.ID, At: now, Grade: string(r.Grade()), Explanation: r.Explanation(),
+		Device: d.ID, At: now, Grade: string(r.Grade()), Release: r.Facts().Release, Explanation: r.Explanation(),
 		Rules: rules, Facts: facts, Memory: kept,
 	}, nil
 }

@@ -96,11 +96,12 @@ func viewHealth(m registry.Message, now time.Time) healthView {
 // weight orders what an operator has to look at first.
 func weight(m mark) int { return slices.Index([]string{toneBad, toneWarn, toneIdle, toneOK}, m.Tone) }
 
-// pair is a line of the identity card.
+// pair is a line of a card.
 type pair struct {
 	Key, Value string
 	Mono       bool
 	Mark       mark
+	Note       string // behind the value
 	At         moment
 }
 

@@ -42,6 +42,7 @@ type record struct {
 	certificates []registry.Certificate
 	commands     []registry.CommandRecord
 	events       []registry.Event
+	updates      []registry.UpdateRecord
 	firmware     []json.RawMessage
 }
 
@@ -67,6 +68,9 @@ func readDevice(ctx context.Context, r Registry, id string) (record, error) {
 	if k.events, err = r.Events(ctx, id, 0, deviceEvents); err != nil {
 		return k, fmt.Errorf("read timeline: %w", err)
 	}
+	if k.updates, err = r.Updates(ctx, id, updateRows+1); err != nil {
+		return k, fmt.Errorf("read updates: %w", err)
+	}
 	if k.firmware, err = r.Firmware(ctx, k.device.Model); err != nil {
 		return k, fmt.Errorf("read firmware: %w", err)
 	}
@@ -79,6 +83,7 @@ type deviceView struct {
 	State                     mark
 	Seen                      moment
 	Verdict                   verdictView
+	Updates                   updatesView
 	Events                    []eventView
 	Commands                  []commandView
 	Health                    healthView
@@ -92,7 +97,7 @@ func viewDevice(k record, now time.Time) deviceView {
 	d := k.device
 	v := deviceView{
 		ID: d.ID, Name: name(d), Model: plain(d.Model), Software: plain(d.Software), State: stateMark(d.State), Seen: at(d.LastSeen, now),
-		Verdict: viewVerdict(d, k.verdict, now), Events: viewEvents(k.events, now, nil), Health: viewHealth(k.health, now),
+		Verdict: viewVerdict(d, k.verdict, now), Updates: viewUpdates(k, now), Events: viewEvents(k.events, now, nil), Health: viewHealth(k.health, now),
 		Identity: viewIdentity(d, now), Firmware: viewFirmware(k.firmware),
 	}
 	for _, c := range k.commands {

@@ -38,7 +38,7 @@ func (s *site) fleetPage(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	view := viewFleet(filter, counts, rows, events, s.Now())
-	s.show(w, r, http.StatusOK, "fleet", frame{Title: view.Title, Live: true, Body: view})
+	s.show(w, r, http.StatusOK, "fleet", frame{Title: view.Title, Page: "fleet", Live: true, Body: view})
 }
 
 // fleetView is the body of the fleet page.
@@ -59,6 +59,8 @@ type fleetView struct {
 // row is one device of the table.
 type row struct {
 	ID, Name, Software, Model string
+	Running                   string // release
+	Update                    mark   // zero while there is nothing to say
 	State, Grade              mark
 	Attested, Seen            moment
 	Silent                    bool
@@ -129,6 +131,7 @@ func viewRow(d registry.DeviceRow, now time.Time) row {
 	r := row{
 		ID: d.ID, Name: name(d.Device), Software: plain(d.Software), Model: plain(d.Model), State: stateMark(d.State),
 		Grade: gradeMark(d.Grade), Attested: at(d.GradeAt, now), Seen: at(d.LastSeen, now), Silent: silent(d.Device, now),
+		Running: orDash(plain(d.Running)), Update: updateNote(d.Device),
 	}
 	switch {
 	case d.State == registry.Revoked && d.CertSerial != "":

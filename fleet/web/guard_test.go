@@ -55,13 +55,18 @@ func (c *everyCall) Events(ctx context.Context, id string, before int64, limit i
 	return c.Registry.Events(ctx, id, before, limit)
 }
 
+func (c *everyCall) Updates(ctx context.Context, id string, limit int) ([]registry.UpdateRecord, error) {
+	c.calls++
+	return c.Registry.Updates(ctx, id, limit)
+}
+
 func TestEveryAnswerCarriesTheContentPolicy(t *testing.T) {
 	store := openRegistry(t)
 	ids := seed(t, store)
 	h := newSite(t, store)
 	style := regexp.MustCompile(`/static/app\.[0-9a-f]+\.css`).FindString(get(t, h, "/"))
 	for _, r := range []struct{ method, target string }{
-		{"GET", "/"}, {"GET", "/devices/" + ids["ferry-7"]}, {"GET", "/nowhere"}, {"GET", "/?state=x"}, {"GET", "/healthz"}, {"GET", style}, {"GET", "/static/none.js"},
+		{"GET", "/"}, {"GET", "/devices/" + ids["ferry-7"]}, {"GET", "/releases"}, {"GET", "/nowhere"}, {"GET", "/?state=x"}, {"GET", "/healthz"}, {"GET", style}, {"GET", "/static/none.js"},
 		{"HEAD", "/events"}, {"GET", "/events?device=x"}, {"POST", "/"}, {"OPTIONS", "/"},
 	} {
 		w := ask(h, r.method, r.target)
@@ -83,7 +88,7 @@ func TestPagesHaveNoInlineScriptOrStyle(t *testing.T) {
 	ids := seed(t, store)
 	h := newSite(t, store)
 	inline := regexp.MustCompile(`(?i)<style|\sstyle\s*=|\son[a-z]+\s*=|javascript:|<script[^>]*>[^<]|https?://`)
-	for _, target := range []string{"/", "/devices/" + ids["pump-house-3"], "/devices/" + ids["ferry-7"]} {
+	for _, target := range []string{"/", "/releases", "/devices/" + ids["pump-house-3"], "/devices/" + ids["weir-1"], "/devices/" + ids["ferry-7"]} {
 		page := strings.ReplaceAll(get(t, h, target), "http://www.w3.org/", "")
 		if m := inline.FindString(page); m != "" {
 			t.Errorf("%s holds %q", target, m)
@@ -94,7 +99,7 @@ func TestPagesHaveNoInlineScriptOrStyle(t *testing.T) {
 func TestRequestsThatCouldChangeSomethingAreRefused(t *testing.T) {
 	h := newSite(t, openRegistry(t))
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "BREW"} {
-		for _, target := range []string{"/", "/devices/" + deviceID("x"), "/events", "/healthz", "/static/app.css"} {
+		for _, target := range []string{"/", "/releases", "/devices/" + deviceID("x"), "/events", "/healthz", "/static/app.css"} {
 			if w := ask(h, method, target); w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") != "GET, HEAD" {
 				t.Errorf("%s %s: %d, Allow %q", method, target, w.Code, w.Header().Get("Allow"))
 			}

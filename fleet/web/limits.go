@@ -10,6 +10,9 @@ const (
 	deviceEvents = 40  // events on a device page
 	commandRows  = 20  // commands on a device page
 	certRows     = 6   // certificates on a device page; older ones are only counted
+	updateRows   = 12  // updates on a device page
+	releaseRows  = 50  // releases on their page; older ones are only counted
+	modelRows    = 12  // hardware models shown of one release
 	receiptRows  = 6   // receipts shown for one command
 	ruleRows     = 100 // rules or changes shown of one verdict
 	findingRows  = 100 // health findings on a device page

@@ -12,6 +12,7 @@ import (
 type frame struct {
 	Title, Fleet, Version string
 	Device                string // id, on a device page
+	Page                  string // fleet or releases, to mark it in the header; else ""
 	Live                  bool   // worth watching
 	Now                   moment
 	Body                  any
@@ -24,7 +25,7 @@ func (f frame) Asset(name string) string { return f.assets.hrefs[name] }
 
 func parsePages() (map[string]*template.Template, error) {
 	pages := map[string]*template.Template{}
-	for _, name := range []string{"fleet", "device", "sorry"} {
+	for _, name := range []string{"fleet", "device", "releases", "sorry"} {
 		t, err := template.ParseFS(embedded, "templates/layout.html", "templates/"+name+".html")
 		if err != nil {
 			return nil, fmt.Errorf("parse page %s: %w", name, err)

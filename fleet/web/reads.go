@@ -17,11 +17,13 @@ type Registry interface {
 	Subscribe() (changed <-chan string, cancel func())
 }
 
-// Fleet reads devices. Device of an unknown id is registry.ErrNotFound.
+// Fleet reads devices. Device of an unknown id is registry.ErrNotFound; Releases
+// counts devices by release ("product version").
 type Fleet interface {
 	Counts(ctx context.Context) ([]registry.Count, error)
 	Devices(ctx context.Context, f registry.Filter) ([]registry.DeviceRow, error)
 	Device(ctx context.Context, id string) (registry.Device, error)
+	Releases(ctx context.Context, names []string) (map[string]registry.ReleaseCount, error)
 }
 
 // Judgements reads what a device was judged by. LastVerdict is
@@ -39,6 +41,7 @@ type History interface {
 	Certificates(ctx context.Context, device string) ([]registry.Certificate, error)
 	Commands(ctx context.Context, device string, limit int) ([]registry.CommandRecord, error)
 	Events(ctx context.Context, device string, before int64, limit int) ([]registry.Event, error)
+	Updates(ctx context.Context, device string, limit int) ([]registry.UpdateRecord, error)
 }
 
 var _ Registry = (*registry.Store)(nil)

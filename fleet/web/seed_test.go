@@ -61,6 +61,14 @@ type gateway struct {
 	certAge, certLife     time.Duration
 }
 
+// release is what the verdict proves that it runs.
+func (g gateway) release() string {
+	if g.grade == "untrusted" {
+		return ""
+	}
+	return "edge " + g.software
+}
+
 func held(rule, text string) attest.RuleResult {
 	return attest.RuleResult{Rule: rule, OK: true, Effect: attest.Untrusted, Text: text}
 }
@@ -132,6 +140,7 @@ func seed(tb testing.TB, store *registry.Store) map[string]string {
 	s.ok(err)
 	s.ok(s.AddFirmware(s.ctx, "EdgeBox 220", "2026-01 (F.21)", set, "mira", now.Add(-60*24*time.Hour)))
 	s.story(ids)
+	s.updates(ids)
 	return ids
 }
 
@@ -166,7 +175,7 @@ func (s seeder) enroll(g gateway) string {
 	rules, err := json.Marshal(g.rules)
 	s.ok(err)
 	gate := map[string]wire.Gate{"trusted": wire.GateFull, "degraded": wire.GateShort, "untrusted": wire.GateQuarantine}[g.grade]
-	s.ok(s.AddVerdict(s.ctx, registry.Verdict{Device: id, At: now.Add(-g.seen - 8*time.Second), Grade: g.grade, Gate: string(gate), Explanation: g.says, Rules: rules, Facts: []byte("{}")}))
+	s.ok(s.AddVerdict(s.ctx, registry.Verdict{Device: id, At: now.Add(-g.seen - 8*time.Second), Grade: g.grade, Gate: string(gate), Release: g.release(), Explanation: g.says, Rules: rules, Facts: []byte("{}")}))
 	s.health(id, g)
 	return id
 }

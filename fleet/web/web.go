@@ -13,9 +13,11 @@ import (
 	"log/slog"
 	"net/http"
 	"time"
+
+	"github.com/gatewarden/gatewarden/update/release"
 )
 
-// Config is what the dashboard works with. All but Hosts is required.
+// Config is what the dashboard works with. All but Hosts and Releases is required.
 type Config struct {
 	Registry Registry
 	Now      func() time.Time
@@ -23,6 +25,9 @@ type Config struct {
 	Version  string   // of this program
 	Hosts    []string // names, without port, by which a browser may ask beside loopback ones: those of a reverse proxy
 	Log      *slog.Logger
+	// Releases gives those of the update repository that is served; nil where the
+	// server follows none. An error beside them says why they are not all.
+	Releases func(context.Context) ([]*release.Release, error)
 }
 
 func (c Config) check() error {
@@ -66,6 +71,7 @@ func New(c Config) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/{$}", s.fleetPage)
 	mux.HandleFunc("/devices/{id}", s.devicePage)
+	mux.HandleFunc("/releases", s.releasesPage)
 	mux.HandleFunc("/healthz", s.healthz)
 	mux.Handle("/events", newStream(c.Registry))
 	mux.Handle("/static/", files)

@@ -21,6 +21,47 @@ func metric(ctx context.Context, pkg, benchmark, unit string) (float64, error) {
 	return strconv.ParseFloat(string(match[1]), 64)
 }
 
+// casyncTest holds lines 8 and 9 of the budget as counts.
+const casyncTest = "TestBytesFetchedForTwoPercentAndForNothing"
+
+// logged runs one test and returns the numbers that pattern takes from its log.
+func logged(ctx context.Context, pkg, test, pattern string) ([]float64, error) {
+	out, err := exec.CommandContext(ctx, "go", "test", "-v", "-run", "^"+test+"$", pkg).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("run %s: %w: %s", test, err, out)
+	}
+	match := regexp.MustCompile(pattern).FindSubmatch(out)
+	if match == nil {
+		return nil, fmt.Errorf("%s does not say %s:\n%s", test, pattern, out)
+	}
+	var numbers []float64
+	for _, text := range match[1:] {
+		n, err := strconv.ParseFloat(string(text), 64)
+		if err != nil {
+			return nil, err
+		}
+		numbers = append(numbers, n)
+	}
+	return numbers, nil
+}
+
+// smallUpdate and noUpdate are judged by the test itself.
+func smallUpdate(ctx context.Context) (figure, error) {
+	n, err := logged(ctx, "./update/chunk/plan", casyncTest, `2 %: (\d+) bytes \(([0-9.]+) % of the image\), casync (\d+)`)
+	if err != nil {
+		return figure{}, err
+	}
+	return figure{text: fmt.Sprintf("%.2f %% of the image; %.0f bytes, casync %.0f", n[1], n[0], n[2])}, nil
+}
+
+func noUpdate(ctx context.Context) (figure, error) {
+	n, err := logged(ctx, "./update/chunk/plan", casyncTest, `nothing: (\d+) bytes`)
+	if err != nil {
+		return figure{}, err
+	}
+	return figure{text: fmt.Sprintf("%.1f KB", n[0]/1000)}, nil
+}
+
 const (
 	maxAppraisal = 1.5
 	maxIMAEntry  = 1000 // ns

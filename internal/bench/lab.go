@@ -150,8 +150,8 @@ func (l *lab) admit(ctx context.Context, device string) error {
 func (l *lab) process(ctx context.Context, binary string) (*exec.Cmd, error) {
 	config := filepath.Join(l.dir, "agent.toml")
 	s := l.gateway.Settings
-	text := fmt.Sprintf("state = %q\ntrust = %q\nsocket = %q\nhelper = %q\ntpm = %q\n[identity]\nmodel = %q\n",
-		s.State, s.Trust, s.Socket, s.Helper, s.TPM, s.Identity.Model)
+	text := fmt.Sprintf("state = %q\ntrust = %q\nsocket = %q\nhelper = %q\ntpm = %q\n[identity]\nmodel = %q\n[update]\ninterval = %q\n",
+		s.State, s.Trust, s.Socket, s.Helper, s.TPM, s.Identity.Model, time.Duration(s.Update.Interval))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

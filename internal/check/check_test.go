@@ -64,6 +64,24 @@ func TestDeadLinksAreFoundWithTheirPlace(t *testing.T) {
 	}
 }
 
+func TestACitedTestThatIsNotThereIsFound(t *testing.T) {
+	dir := lay(t, map[string]string{
+		"docs/a.md": "`a/b.TestOne`, a/b.FuzzTwo\nand `a/b.TestTwo`, `a.TestOne`\n`TestOne` Tests a/b.TestOneMore\n",
+		"a/b/b_test.go": "package b\n\nfunc TestOne(t *testing.T) {}\n\nfunc FuzzTwo(f *testing.F) {}\n\n" +
+			"// func TestTwo(t *testing.T) {}\n",
+	})
+	note, err := checkCited(t.Context(), dir)
+	wantFault(t, err,
+		"docs/a.md:2: there is no test TestOne in a",
+		"docs/a.md:2: there is no test TestTwo in a/b",
+		"docs/a.md:3: TestOne needs its folder before it, as in tpm/seal.TestOne",
+		"docs/a.md:3: there is no test TestOneMore in a/b",
+	)
+	if note != "6 tests are cited" {
+		t.Errorf("note %q", note)
+	}
+}
+
 func TestUnformattedFilesAreFound(t *testing.T) {
 	dir := lay(t, map[string]string{"a/a.go": "package a\nvar  x = 1\n", "a/b.go": "package a\n"})
 	_, err := checkFormat(t.Context(), dir)

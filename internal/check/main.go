@@ -54,6 +54,7 @@ func all() []check {
 		{"cross", "the device binary builds for the other architectures", checkCross},
 		{"units", "the systemd units leave no more open than they say", checkUnits},
 		{"links", "no dead links in the documentation", checkLinks},
+		{"cited", "every test that the documentation names exists", checkCited},
 		{"generated", "generated documentation is up to date", checkGenerated},
 		{"govulncheck", "no known vulnerability is reachable", checkVulnerabilities},
 	}

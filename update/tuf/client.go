@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -184,6 +186,20 @@ func (c *Client) Target(ctx context.Context, path string) (Target, error) {
 			return Target{}, err
 		}
 	}
+}
+
+// Paths lists, sorted, what the targets roles name that were loaded so far. Which
+// of them may speak for a path is for Target to say.
+func (c *Client) Paths() []string {
+	paths := make(map[string]bool)
+	if c.set != nil {
+		for _, file := range c.set.targets {
+			for path := range file.targets {
+				paths[path] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(paths))
 }
 
 // Download writes the target to w (5.7). After an error w holds nothing that may

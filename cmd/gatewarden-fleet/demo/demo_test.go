@@ -51,11 +51,11 @@ func requireSwtpm(t *testing.T) {
 // and here once more from outside by what was printed.
 func TestWholeLifeOfAGateway(t *testing.T) {
 	requireSwtpm(t)
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
 	binary := device(t)
 	for seed := uint64(1); seed <= seeds(); seed++ {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
+			defer cancel()
 			var out bytes.Buffer
 			err := Run(ctx, Config{Out: &out, Gatewarden: binary, Once: true, Seed: seed, Dashboard: "127.0.0.1:0"})
 			t.Log("\n" + out.String())

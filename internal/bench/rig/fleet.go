@@ -48,7 +48,7 @@ func StartFleet(dir string, change func(*fleet.Settings)) (*Fleet, error) {
 	}
 	s := fleet.DefaultSettings()
 	s.Fleet, s.State = Name, filepath.Join(dir, "fleet")
-	s.Policy = filepath.Join(s.State, "policy.json")
+	s.Policy, s.Updates = filepath.Join(s.State, "policy.json"), filepath.Join(s.State, "updates")
 	s.Listen = fleet.Listen{API: addresses[0], MQTT: addresses[1], Dashboard: "127.0.0.1:0", Operator: filepath.Join(dir, "operator.sock")}
 	s.Public = fleet.Public{API: []string{"https://" + addresses[0]}, MQTT: []string{"mqtts://" + addresses[1]}}
 	s.Enroll.Retry = retry

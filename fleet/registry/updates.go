@@ -1,0 +1,123 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+const updateColumns = `device, update_id, state, outcome, rule, body, product, channel, version, from_version, epoch,
+	pending, chunks, fetched, attempts, began, ended, first_at, last_at`
+
+func scanUpdate(r row) (u UpdateRecord, err error) {
+	var epoch int64
+	err = r.Scan(&u.Device, &u.ID, &u.State, &u.Outcome, &u.Rule, &u.Text, &u.Product, &u.Channel, &u.Release, &u.From, &epoch,
+		&u.Pending, &u.Chunks, &u.Fetched, &u.Attempts, when{&u.Began}, when{&u.Ended}, when{&u.First}, when{&u.Last})
+	u.Version, u.Epoch = 1, uint64(epoch)
+	return u, err
+}
+
+// putUpdate replaces what the device said before about the same update.
+func putUpdate(ctx context.Context, tx *sql.Tx, device string, u wire.Update, now time.Time) error {
+	for _, s := range []*string{&u.ID, &u.State, &u.Outcome, &u.Rule, &u.Product, &u.Channel, &u.Release, &u.From} {
+		*s = clean(*s, maxClaim)
+	}
+	name := u.Product + " " + u.Release
+	_, err := exec(ctx, tx, `INSERT INTO updates (`+updateColumns+`, name, latest)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $19, 1)
+		ON CONFLICT (device, update_id) DO UPDATE SET state = excluded.state, outcome = excluded.outcome, rule = excluded.rule, body = excluded.body,
+			product = excluded.product, channel = excluded.channel, version = excluded.version, from_version = excluded.from_version,
+			epoch = excluded.epoch, pending = excluded.pending, chunks = excluded.chunks, fetched = excluded.fetched, attempts = excluded.attempts,
+			began = excluded.began, ended = excluded.ended, last_at = excluded.last_at, name = excluded.name, latest = 1`,
+		device, u.ID, u.State, u.Outcome, u.Rule, clean(u.Text, maxText), u.Product, u.Channel, u.Release, u.From, int64(u.Epoch),
+		flag(u.Pending), u.Chunks, u.Fetched, u.Attempts, ms(u.Began), ms(u.Ended), ms(now), name)
+	if err != nil {
+		return err
+	}
+	if _, err := exec(ctx, tx, `UPDATE updates SET latest = 0 WHERE device = $1 AND name = $2 AND update_id <> $3`, device, name, u.ID); err != nil {
+		return err
+	}
+	if _, err := exec(ctx, tx, `DELETE FROM updates WHERE device = $1 AND id NOT IN
+		(SELECT id FROM updates WHERE device = $1 ORDER BY id DESC LIMIT $2)`, device, MaxUpdates); err != nil {
+		return err
+	}
+	if u.Release == "" { // about the repository, not about a release
+		return nil
+	}
+	_, err = exec(ctx, tx, `UPDATE devices SET update_to = $2, update_outcome = $3 WHERE id = $1`, device, u.Release, u.Outcome)
+	return err
+}
+
+// Updates returns a device's, the one that began last first.
+func (s *Store) Updates(ctx context.Context, device string, limit int) ([]UpdateRecord, error) {
+	us, err := list(ctx, s.reader, scanUpdate, `SELECT `+updateColumns+` FROM updates WHERE device = $1 ORDER BY id DESC LIMIT $2`, device, page(limit))
+	if err != nil {
+		return nil, fmt.Errorf("list updates of device %s: %w", device, err)
+	}
+	return us, nil
+}
+
+// Releases counts devices by release ("product version"); at most MaxPage names.
+func (s *Store) Releases(ctx context.Context, names []string) (map[string]ReleaseCount, error) {
+	names = names[:min(len(names), MaxPage)]
+	counts := make(map[string]ReleaseCount, len(names))
+	if len(names) == 0 {
+		return counts, nil
+	}
+	args := make([]any, len(names))
+	for i, name := range names {
+		args[i] = name
+	}
+	rows, err := list(ctx, s.reader, scanReleaseRow, releaseQuery(len(names)), args...)
+	if err != nil {
+		return nil, fmt.Errorf("count devices by release: %w", err)
+	}
+	for _, r := range rows {
+		c := counts[r.name]
+		c.add(r.what, r.n)
+		counts[r.name] = c
+	}
+	return counts, nil
+}
+
+// releaseQuery counts by name and by what devices do with it, from indexes alone.
+// Outcomes are devices' claims: those that nobody knows are left out.
+func releaseQuery(names int) string {
+	in := make([]string, names)
+	for i := range in {
+		in[i] = "$" + strconv.Itoa(i+1)
+	}
+	list := "(" + strings.Join(in, ", ") + ")"
+	return `SELECT running, 'running', COUNT(*) FROM devices WHERE running IN ` + list + ` AND state <> 'revoked' GROUP BY running
+		UNION ALL SELECT name, outcome, COUNT(*) FROM updates WHERE latest = 1 AND name IN ` + list + `
+		AND outcome IN ('', 'installed', 'failed', 'refused', 'rolled-back') GROUP BY name, outcome`
+}
+
+type releaseRow struct {
+	name, what string
+	n          int
+}
+
+func scanReleaseRow(r row) (c releaseRow, err error) { return c, r.Scan(&c.name, &c.what, &c.n) }
+
+func (c *ReleaseCount) add(what string, n int) {
+	switch what {
+	case "running":
+		c.Running = n
+	case "":
+		c.UnderWay = n
+	case wire.UpdateInstalled:
+		c.Installed = n
+	case wire.UpdateFailed:
+		c.Failed = n
+	case wire.UpdateRefused:
+		c.Refused = n
+	case wire.UpdateRolledBack:
+		c.RolledBack = n
+	}
+}
