@@ -18,10 +18,10 @@ ARGS    ?=
 PKG     ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long race fuzz e2e bench lint docs packages check
+.PHONY: help setup build demo test test-long race fuzz e2e bench lint docs packages packages-test check
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-13s %s\n", $$1, $$2}'
 
 setup: ## install what demo and tests need (apt, as root), or say what to run
 	@./tools/setup.sh
@@ -58,8 +58,14 @@ lint: ## vet and staticcheck alone
 docs: ## check the documentation's links, the tests that it names, and what is generated
 	@go run ./internal/check links cited generated
 
-packages: ## Debian and RPM packages of both programs into dist/
-	go run ./packaging/build $(ARGS)
+packages: ## Debian and RPM packages of both programs into dist/, linted
+	@./tools/setup.sh packages
+	@rm -rf dist
+	@go run ./packaging/build -lint $(ARGS)
+
+packages-test: ## install, upgrade, remove and run the packages in scratch systems (root)
+	@./tools/setup.sh packages
+	GATEWARDEN_LONG=1 go test -count=1 -timeout 30m ./packaging/...
 
 check: ## what must be green before review
 	@go run ./internal/check

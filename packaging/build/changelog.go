@@ -90,7 +90,7 @@ func writeChangelogs(s source, program, stage string) error {
 	}
 	var entries []entry
 	for _, r := range releases {
-		e := entry{Semver: r.version, Date: r.date, Packager: maintainer}
+		e := entry{Semver: r.version + "-1", Date: r.date, Packager: maintainer}
 		for _, change := range r.changes {
 			e.Changes = append(e.Changes, note{change})
 		}
@@ -109,7 +109,7 @@ func debianChangelog(program string, releases []release) string {
 		if i > 0 {
 			b.WriteString("\n")
 		}
-		fmt.Fprintf(&b, "%s (%s-1) stable; urgency=medium\n\n", program, r.version)
+		fmt.Fprintf(&b, "%s (%s) stable; urgency=medium\n\n", program, r.version)
 		for _, change := range r.changes {
 			fmt.Fprintf(&b, "  * %s\n", wrap(change, 76, "    "))
 		}

@@ -31,6 +31,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	arch := flags.String("arch", "amd64,arm64,armhf,riscv64", "architectures, by Debian's names")
 	format := flags.String("format", "deb,rpm", "kinds of package")
 	out := flags.String("out", "dist", "folder of the packages")
+	linted := flags.Bool("lint", false, "have lintian and rpmlint look at them")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -49,6 +50,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		if err := buildProgram(ctx, s, program, targets, strings.Split(*format, ","), *out, stdout); err != nil {
 			return fmt.Errorf("%s: %w", program, err)
 		}
+	}
+	if *linted {
+		return lint(ctx, *out, stdout)
 	}
 	return nil
 }

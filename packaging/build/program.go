@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 const maintainer = "Gatewarden maintainers <gatewarden@users.noreply.github.com>"
@@ -49,12 +50,22 @@ func pack(ctx context.Context, s source, program string, t target, format, stage
 	if err != nil {
 		return fmt.Errorf("read description of the package: %w", err)
 	}
+	pages, err := filepath.Glob(filepath.Join(stage, "docs", "man", "*.gz"))
+	if err != nil || len(pages) == 0 {
+		return fmt.Errorf("there is no man page in %s", stage)
+	}
 	values := map[string]string{
-		"ARCH": t.nfpm, "FORMAT": format, "MAINTAINER": maintainer, "STAGE": stage, "VERSION": s.packageVersion(), "RPM_CHANGELOG": "",
+		"ARCH": t.nfpm, "FORMAT": format, "MAINTAINER": maintainer, "STAGE": stage, "VERSION": s.packageVersion(),
+		"RELEASE": "", "DOC": "", "RPM_CHANGELOG": "",
 	}
 	if format == "rpm" {
-		values["RPM_CHANGELOG"] = filepath.Join(stage, "changelog.json")
+		values["RELEASE"], values["DOC"], values["RPM_CHANGELOG"] = "1", "doc", filepath.Join(stage, "changelog.json")
 	}
+	var lines []string
+	for _, page := range pages {
+		lines = append(lines, fmt.Sprintf(`  - {src: %q, dst: /usr/share/man/man1/%s, type: %q}`, page, filepath.Base(page), values["DOC"]))
+	}
+	values["PAGES"] = strings.Join(lines, "\n")
 	var unknown error
 	text := os.Expand(string(template), func(name string) string {
 		value, ok := values[name]
