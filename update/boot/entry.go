@@ -145,4 +145,7 @@ func (e Entry) counted() bool {
 	return counted
 }
 
+// named says whether other has the same name, as FAT sees it.
+func (e Entry) named(other Entry) bool { return strings.EqualFold(e.Name, other.Name) }
+
 func blessed(e Entry) bool { return !e.counted() }

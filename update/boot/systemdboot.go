@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // systemdBoot counts boots in file names (Boot Loader Specification, "Boot
@@ -53,14 +54,22 @@ func (s *systemdBoot) entries() ([]Entry, error) {
 }
 
 // spend takes the try that this boot was off the name under which it was started.
-// Firmware that can't write to the EFI system partition left it there: without
-// this, a trial that was given up would be booted again.
+// Firmware that can't write to the EFI system partition left it there, or one that
+// found the next name taken: without this, a trial that was given up would be
+// booted again.
 func (s *systemdBoot) spend(started Entry) error {
 	if _, left, _, _ := started.counter(); left == 0 {
 		return nil
 	}
-	err := s.FS.Rename(s.path(started.Name), s.path(started.Booting().Name))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	there, err := s.files(started.Slot())
+	if err != nil || !slices.ContainsFunc(there, started.named) {
+		return err
+	}
+	now := started.Booting()
+	for slices.ContainsFunc(there, now.named) {
+		now = now.Booting()
+	}
+	if err := s.FS.Rename(s.path(started.Name), s.path(now.Name)); err != nil {
 		return fmt.Errorf("count this boot: %w", err)
 	}
 	return nil
@@ -228,6 +237,8 @@ func (s *systemdBoot) holds(name string, image io.ReaderAt) bool {
 		return false
 	}
 	defer file.Close()
+	// Only advice: where it is not taken, the copy in memory is read.
+	_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED)
 	var sums [2][]byte
 	for i, r := range []io.Reader{file, io.NewSectionReader(image, 0, maxUKI)} {
 		hash := sha256.New()

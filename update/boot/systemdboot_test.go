@@ -289,6 +289,22 @@ func TestBootIsCountedWhereTheFirmwareCanNot(t *testing.T) {
 	m.wantBoot("a", false)
 }
 
+// A cut in the firmware's own rename can leave both names. The next rename then has
+// no place to go to: the boot is counted under another name, and none is removed.
+func TestBootIsCountedBesideATwin(t *testing.T) {
+	m := newEFI(t)
+	m.wantBoot("a", false)
+	m.release()
+	m.must(m.loader(&fsx.FS{}).TryNext("b"))
+	m.must(os.Link(m.path("esp/EFI/Linux/gw-b+1.efi"), m.path("esp/EFI/Linux/gw-b+0-1.efi")))
+	m.readOnly = true
+	m.wantBoot("b", true)
+	m.wantNames("gw-a.efi", "gw-b+0-1.efi", "gw-b+0-2.efi")
+	m.must(m.loader(&fsx.FS{}).Commit("b"))
+	m.wantNames("gw-a.efi", "gw-b+0-2.efi", "gw-b.efi")
+	m.wantBoot("b", false)
+}
+
 // After a cut in a rename, FAT may have both names on the same data. To remove one
 // would destroy the other: nothing of the slot that runs is removed.
 func TestTwinOfTheRunningSlotIsLeftAlone(t *testing.T) {
