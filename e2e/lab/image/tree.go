@@ -130,7 +130,7 @@ func (c *Cache) guest(root string) error {
 	if err != nil {
 		return err
 	}
-	for _, path := range []string{"etc/fstab", "etc/machine-id", "etc/hostname"} {
+	for _, path := range []string{"etc/fstab", "etc/machine-id", "etc/hostname", "etc/gatewarden/helper.env"} {
 		if err := os.RemoveAll(filepath.Join(root, path)); err != nil {
 			return err
 		}
