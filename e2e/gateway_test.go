@@ -14,7 +14,7 @@ import (
 // enrol has the operator approve the gateway, and waits until it is trusted.
 func (w *world) enrol() local.Status {
 	w.Helper()
-	s := w.until("the gateway waits for approval", agentLimit, func(s local.Status) bool { return strings.HasPrefix(s.Phase, "waiting for an operator") })
+	s := w.until("the gateway waits for approval", agentLimit, isWaiting)
 	w.id = s.Device
 	d, err := w.api.Device(w.Context(), w.id)
 	w.check(err)
@@ -24,6 +24,8 @@ func (w *world) enrol() local.Status {
 	w.check(w.api.Approve(w.Context(), w.id, operator.Decision{By: person, Reason: "lab"}))
 	return w.judged(trusted, time.Time{})
 }
+
+func isWaiting(s local.Status) bool { return strings.HasPrefix(s.Phase, "waiting for an operator") }
 
 // judged waits for a verdict of this grade that is younger than since, over a
 // session.
@@ -86,4 +88,53 @@ func (w *world) outcome(version string, limit time.Duration) wire.Update {
 		return fmt.Errorf("the fleet knows of %d reports, the last is %s", len(messages), last)
 	})
 	return found
+}
+
+const (
+	secretName = "vpn-key"
+	secret     = "nobody reads this in another boot"
+)
+
+// seal seals a secret to the boots that the owner signed.
+func (w *world) seal() {
+	w.Helper()
+	w.Until("the secret is sealed", agentLimit, func() error {
+		out, err := w.vm.Try("printf %s '" + secret + "' | gatewarden seal " + secretName)
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	w.opens()
+}
+
+// opens waits until the secret opens.
+func (w *world) opens() {
+	w.Helper()
+	w.Until("the secret opens", agentLimit, func() error {
+		out, err := w.vm.Try("gatewarden unseal " + secretName)
+		if err != nil || out != secret {
+			return fmt.Errorf("%v: %s", err, out)
+		}
+		return nil
+	})
+}
+
+// staysShut fails unless the secret is refused, for a reason that names word.
+func (w *world) staysShut(word string) {
+	w.Helper()
+	w.until("the agent answers", agentLimit, func(local.Status) bool { return true })
+	out, err := w.vm.Try("gatewarden unseal " + secretName)
+	if err == nil || !strings.Contains(out, word) || strings.Contains(out, secret) {
+		w.Errorf("unsealing in an altered boot: %v: %s", err, out)
+	}
+}
+
+// hasEntries returns an error unless these are the boot entries of the machine.
+func (w *world) hasEntries(want string) error {
+	out, err := w.vm.Try("ls /efi/EFI/Linux")
+	if got := strings.Join(strings.Fields(out), " "); err != nil || got != want {
+		return fmt.Errorf("the boot entries are %s, not %s: %v", got, want, err)
+	}
+	return nil
 }

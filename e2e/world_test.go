@@ -40,6 +40,7 @@ const (
 type world struct {
 	*lab.Lab
 	dir      string
+	deb      string // the product's package
 	settings fleet.Settings
 	server   *fleet.Server
 	stopped  func() // ends the server
@@ -54,6 +55,7 @@ type setup struct {
 	machine  lab.Machine
 	first    func(*image.Release) // changes the release that the gateway is born with
 	extra    string               // of agent.toml
+	grub     bool                 // GRUB starts the kernel
 	coldBoot bool                 // boot instead of restoring the snapshot
 }
 
@@ -61,12 +63,19 @@ type setup struct {
 func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
 	w := &world{Lab: lab.Open(t), dir: t.TempDir()}
-	born := image.Release{Deb: builtPackage(t), Version: "1.0.0", Slot: "a"}
+	w.deb = builtPackage(t)
+	born := image.Release{Deb: w.deb, Version: "1.0.0", Slot: "a"}
 	if s.first != nil {
 		s.first(&born)
 	}
 	first := w.build(born)
-	disk, err := w.Cache.Disk(image.Disk{A: first, Spare: first.Rootfs})
+	what := image.Disk{A: first, Spare: first.Rootfs}
+	if s.grub {
+		var err error
+		what.Loader, err = w.Cache.Grub(born)
+		w.check(err)
+	}
+	disk, err := w.Cache.Disk(what)
 	w.check(err)
 	w.owner = newOwner(w, first)
 	w.installFleet()

@@ -21,7 +21,8 @@ func (vm *VM) Serial() string {
 	return strings.ReplaceAll(string(raw), "\r", "")
 }
 
-func (vm *VM) count(pattern string) int {
+// Count is how often the serial port has shown a pattern.
+func (vm *VM) Count(pattern string) int {
 	return len(regexp.MustCompile(pattern).FindAllString(vm.Serial(), -1))
 }
 
@@ -30,7 +31,7 @@ func (vm *VM) count(pattern string) int {
 func (vm *VM) WaitFor(pattern string, n int, limit time.Duration) {
 	vm.Helper()
 	vm.Until(fmt.Sprintf("the console shows %q, %d times", pattern, n), limit, func() error {
-		if vm.count(pattern) >= n {
+		if vm.Count(pattern) >= n {
 			return nil
 		}
 		if err := vm.failed(); err != nil {

@@ -63,12 +63,8 @@ func (l *Lab) Boot(m Machine) *VM {
 func (l *Lab) Assemble(m Machine) *VM {
 	l.Helper()
 	vm := l.newVM(m)
-	vars := "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	if m.SecureBoot {
-		vars = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"
-	}
 	vm.must(host("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", m.Disk, vm.path("disk.qcow2")))
-	vm.must(host("qemu-img", "convert", "-f", "raw", "-O", "qcow2", vars, vm.path("vars.qcow2")))
+	vm.must(vm.firmware())
 	_, err := tpmtest.Manufacture(l.Context(), vm.path("chip"))
 	vm.must(err)
 	return vm
@@ -107,7 +103,7 @@ func (vm *VM) PowerOn() {
 // Start starts the machine without waiting for anything.
 func (vm *VM) Start() {
 	vm.Helper()
-	vm.booted = vm.count("LAB-UP")
+	vm.booted = vm.Count("LAB-UP")
 	vm.must(vm.power())
 }
 
@@ -128,26 +124,42 @@ func (vm *VM) PowerCut() {
 	vm.must(vm.kill())
 }
 
+// SecureBoot has the firmware of a machine that is off refuse what is not signed, or
+// not. Whoever has the machine in front of him can do that.
+func (vm *VM) SecureBoot(on bool) {
+	vm.Helper()
+	vm.machine.SecureBoot = on
+	vm.must(vm.firmware())
+}
+
+// firmware gives the machine fresh firmware variables.
+func (vm *VM) firmware() error {
+	vars := "/usr/share/OVMF/OVMF_VARS_4M.fd"
+	if vm.machine.SecureBoot {
+		vars = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"
+	}
+	return host("qemu-img", "convert", "-f", "raw", "-O", "qcow2", vars, vm.path("vars.qcow2"))
+}
+
 // Reboot restarts the machine in order and waits until it is back.
 func (vm *VM) Reboot() {
 	vm.Helper()
-	vm.booted = vm.count("LAB-UP")
-	if out, err := vm.Try("systemctl reboot"); err != nil {
-		vm.Logf("systemctl reboot: %v: %s", err, out) // the connection may go first
+	vm.booted = vm.Count("LAB-UP")
+	if out, err := vm.Try("systemctl --no-block reboot"); err != nil {
+		vm.Fatalf("systemctl reboot: %v: %s", err, out)
 	}
+	vm.hangUp()
 	vm.Up()
 }
 
 // ExpectReboot is called before something that reboots the machine; Up then waits
 // for the boot after it.
-func (vm *VM) ExpectReboot() { vm.booted = vm.count("LAB-UP") }
+func (vm *VM) ExpectReboot() { vm.booted = vm.Count("LAB-UP") }
 
 // PowerOff shuts the machine down in order and waits until it is off.
 func (vm *VM) PowerOff() {
 	vm.Helper()
-	if out, err := vm.Try("systemctl poweroff"); err != nil {
-		vm.Logf("systemctl poweroff: %v: %s", err, out)
-	}
+	vm.Run("systemctl --no-block poweroff")
 	select {
 	case <-vm.ended:
 	case <-time.After(bootLimit):

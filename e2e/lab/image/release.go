@@ -33,6 +33,8 @@ type Release struct {
 	Words string
 	// Files are contents by path, below the root, instead of the tree's.
 	Files map[string]string
+	// OtherKernel appends a byte to the kernel: it boots as before, and is another.
+	OtherKernel bool
 	// Verity puts the root hash into the command line: the kernel verifies all it reads.
 	Verity bool
 	// Signed signs what the firmware starts, for Secure Boot.
@@ -137,16 +139,23 @@ func (c *Cache) boot(dir, system string, r Release) error {
 		}
 		line += " " + words
 	}
-	osrel, cmdline := filepath.Join(dir, "osrel"), filepath.Join(dir, "cmdline")
+	osrel, cmdline, kernel := filepath.Join(dir, "osrel"), filepath.Join(dir, "cmdline"), filepath.Join(dir, "kernel")
 	image, loader := filepath.Join(dir, "gw.efi"), filepath.Join(dir, "loader.efi")
 	err := errors.Join(
 		os.WriteFile(osrel, []byte(osRelease(r.Version)), 0o644), os.WriteFile(cmdline, []byte(line), 0o644),
+		run("cp", filepath.Join(system, "kernel"), kernel),
 		run("cp", filepath.Join(system, "efi/systemd-bootx64.efi"), loader))
 	if err != nil {
 		return err
 	}
+	defer os.Remove(kernel)
+	if r.OtherKernel {
+		if err := run("truncate", "-s", "+8", kernel); err != nil {
+			return err
+		}
+	}
 	err = uki(filepath.Join(system, "efi/linuxx64.efi.stub"), image, []section{
-		{".osrel", osrel}, {".cmdline", cmdline}, {".initrd", initrd}, {".linux", filepath.Join(system, "kernel")}})
+		{".osrel", osrel}, {".cmdline", cmdline}, {".initrd", initrd}, {".linux", kernel}})
 	if err == nil && r.Signed {
 		err = errors.Join(sign(image), sign(loader))
 	}

@@ -15,6 +15,7 @@ func Tools() map[string]string {
 		"mmdebstrap": "mmdebstrap", "sfdisk": "fdisk", "mkfs.vfat": "dosfstools", "mcopy": "mtools", "mkfs.ext4": "e2fsprogs",
 		"debugfs": "e2fsprogs", "objcopy": "binutils", "sbsign": "sbsigntool", "veritysetup": "cryptsetup-bin",
 		"socat": "socat", "ssh": "openssh-client", "tar": "tar", "chroot": "coreutils", "zstd": "zstd", "openssl": "openssl",
+		"grub-mkimage": "grub-common",
 	}
 }
 
@@ -22,7 +23,7 @@ func Tools() map[string]string {
 func Files() map[string]string {
 	return map[string]string{
 		"/usr/share/OVMF/OVMF_CODE_4M.fd": "ovmf", "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd": "ovmf",
-		"/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd": "ovmf",
+		"/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd": "ovmf", "/usr/lib/grub/x86_64-efi/linux.mod": "grub-efi-amd64-bin",
 	}
 }
 

@@ -151,7 +151,7 @@ func (c *Cache) guest(root string) error {
 		run("sh", "-c", `rm -f "$1"/ssh_host_*; install -m 600 "$2" "$1/ssh_host_ed25519_key"`, "sh", filepath.Join(root, "etc/ssh"), host),
 		run("chroot", root, "usermod", "-p", "", "root"),
 		run("chroot", append([]string{root, "systemctl", "-q", "mask"}, masked()...)...),
-		run("chroot", root, "systemctl", "-q", "enable", "ssh", "lab-network", "lab-report"),
+		run("chroot", root, "systemctl", "-q", "enable", "ssh", "lab-network", "lab-report", "lab-off"),
 	)
 }
 
