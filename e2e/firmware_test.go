@@ -17,6 +17,7 @@ import (
 // lockdown are attested; switched off, that is said and the secret stays shut; an
 // unsigned image is refused by the firmware.
 func TestSecureBootIsAttestedAndRefusesWhatIsNotSigned(t *testing.T) {
+	inFull(t)
 	w := newWorld(t, setup{machine: lab.Machine{SecureBoot: true}, first: func(r *image.Release) { r.Signed, r.Words = true, "lockdown=integrity" }})
 	s := w.enrol()
 	w.says(s.Verdict.Explanation[:1], "Secure Boot on")
@@ -56,6 +57,7 @@ const bootLimit = 5 * time.Minute
 
 // Story 3: with a dm-verity root, an agent that was swapped on the disk does not run.
 func TestASwappedAgentDoesNotRunOnAVerityRoot(t *testing.T) {
+	inFull(t)
 	w := newWorld(t, setup{first: func(r *image.Release) { r.Verity = true }})
 	s := w.enrol()
 	w.says(s.Verdict.Explanation, "command line", "verity=")
@@ -90,6 +92,7 @@ func blockSize(w *world, rootfs string) int {
 
 // Story 7: a machine without an event log is told so.
 func TestAMachineWithoutAnEventLogIsToldSo(t *testing.T) {
+	inFull(t)
 	w := newWorld(t, setup{grub: true})
 	s := w.until("the gateway waits for approval", agentLimit, isWaiting)
 	w.id = s.Device
@@ -113,6 +116,7 @@ func TestAMachineWithoutAnEventLogIsToldSo(t *testing.T) {
 
 // Story 7: a clock that lost its battery delays nothing and is said.
 func TestAWrongClockAtBootIsSaidAndStrandsNobody(t *testing.T) {
+	inFull(t)
 	w := newWorld(t, setup{coldBoot: true, machine: lab.Machine{Clock: time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)}})
 	w.enrol()
 	if out := w.vm.Run("date +%Y; gatewarden status"); !strings.HasPrefix(out, "2001") || !strings.Contains(out, "time         not trusted") {
@@ -125,6 +129,7 @@ func TestAWrongClockAtBootIsSaidAndStrandsNobody(t *testing.T) {
 
 // Story 7: a fleet server, then a network, that goes and comes back.
 func TestANetworkThatWasAwayIsSaidAndRecovered(t *testing.T) {
+	inFull(t)
 	w := newWorld(t, setup{})
 	w.enrol()
 	w.stopped()

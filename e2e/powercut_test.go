@@ -22,6 +22,7 @@ func cuts() int {
 // Story 6: killed at random moments while the agent works, the gateway comes back by
 // itself: the same identity, no message lost, the secret opens, the TPM is not locked.
 func TestAGatewayThatIsKilledAtRandomMomentsComesBack(t *testing.T) {
+	inFull(t)
 	w := newWorld(t, setup{})
 	w.enrol()
 	w.seal()

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -10,9 +9,6 @@ import (
 	"github.com/gatewarden/gatewarden/e2e/lab/image"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
-
-// quick says whether only the stories that every change must pass are told.
-func quick() bool { return os.Getenv("E2E") == "quick" }
 
 // later is a release after the first.
 func (w *world) later(version, slot string, change func(*image.Release)) image.Built {
@@ -53,6 +49,7 @@ func TestAReleaseGoesFromAToBAndABadOneIsLeftAgain(t *testing.T) {
 	w.enrol()
 	w.seal()
 	w.offer(w.later("2.0.0", "b", nil))
+	down := time.Now()
 	w.vm.Up()
 	if out := w.vm.Run("cat /proc/cmdline"); !strings.Contains(out, "slot-b") {
 		t.Fatalf("the trial runs with %s", out)
@@ -60,7 +57,7 @@ func TestAReleaseGoesFromAToBAndABadOneIsLeftAgain(t *testing.T) {
 	if u := w.outcome("2.0.0", trialLimit); u.Outcome != wire.UpdateInstalled {
 		t.Fatalf("release 2.0.0: %s: %s", u.Outcome, u.Text)
 	}
-	s := w.judged(trusted, time.Time{})
+	s := w.judged(trusted, down)
 	w.says(s.Verdict.Explanation[:1], "2.0.0")
 	w.opens()
 	w.Until("the boot is blessed", agentLimit, func() error { return w.hasEntries("gw-a.efi gw-b.efi") })
@@ -84,6 +81,7 @@ const dyingInit = "#!/bin/sh\necho LAB-BROKEN-INIT >/dev/console\nexit 1\n"
 
 // Story 2: an image whose init dies is left by the boot loader alone.
 func TestAReleaseWhoseInitDiesIsLeftByItself(t *testing.T) {
+	inFull(t)
 	w := newWorld(t, setup{})
 	w.enrol()
 	began := time.Now()
@@ -103,6 +101,7 @@ func TestAReleaseWhoseInitDiesIsLeftByItself(t *testing.T) {
 
 // Story 2: a power cut between "set trial" and the reboot, and one in the trial boot.
 func TestPowerCutsAroundATrialCostNoMoreThanATrial(t *testing.T) {
+	inFull(t)
 	w := newWorld(t, setup{})
 	w.enrol()
 	w.seal()

@@ -50,6 +50,17 @@ type world struct {
 	id       string // of the device, once enrolled
 }
 
+// quick says whether only the stories are told that every change must pass.
+func quick() bool { return os.Getenv("E2E") == "quick" }
+
+// inFull skips a story that not every change must pass.
+func inFull(t *testing.T) {
+	t.Helper()
+	if quick() {
+		t.Skip("E2E=quick leaves this story out: make e2e tells all")
+	}
+}
+
 // setup is what a story may choose. The zero value is the usual gateway.
 type setup struct {
 	machine  lab.Machine
