@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -13,11 +12,10 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/release"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/policy"
-	"github.com/gatewarden/gatewarden/internal/wire"
 	contents "github.com/gatewarden/gatewarden/update/release"
 )
 
-// owner authors releases and signs commands.
+// owner authors releases.
 type owner struct {
 	*world
 	repo *release.Repo
@@ -99,18 +97,6 @@ func (o *owner) writeOperators(path string) {
 	raw, err := json.Marshal(doc)
 	o.check(err)
 	o.check(os.WriteFile(path, raw, 0o644))
-}
-
-// sign has ssh-keygen sign a command.
-func (o *owner) sign(c wire.Command) wire.Envelope {
-	o.Helper()
-	raw, err := json.Marshal(c)
-	o.check(err)
-	cmd := exec.Command("ssh-keygen", "-q", "-Y", "sign", "-n", wire.CommandNamespace, "-f", filepath.Join(o.keys, person))
-	cmd.Stdin = bytes.NewReader(raw)
-	signature, err := cmd.Output()
-	o.check(err)
-	return wire.Envelope{Command: raw, Signatures: []string{string(signature)}}
 }
 
 func run(name string, args ...string) error {
