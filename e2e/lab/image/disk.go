@@ -61,7 +61,7 @@ func (c *Cache) Disk(d Disk) (string, error) {
 		defer os.Remove(esp)
 		defer os.Remove(data)
 		return errors.Join(
-			makeESP(esp, d), makeData(data, filepath.Join(system, "root/var/lib")),
+			makeESP(esp, d), makeData(data, filepath.Join(system, "root/var/lib"), d.A.UKI),
 			assemble(filepath.Join(dir, "disk.raw"), map[string]string{"esp": esp, "slot-a": d.A.Rootfs, "slot-b": d.Spare, "data": data}))
 	})
 	return filepath.Join(dir, "disk.raw"), err
@@ -89,10 +89,20 @@ func makeESP(path string, d Disk) error {
 	return nil
 }
 
-// makeData makes the partition that outlives a slot: /var/lib.
-func makeData(path, content string) error {
+// makeData makes the partition that outlives a slot: /var/lib. The factory leaves a
+// copy of the boot image where the helper keeps such, so that an update need not fetch
+// all of the next one.
+func makeData(path, content, uki string) error {
+	tree := path + ".tree"
+	defer os.RemoveAll(tree)
+	staging := filepath.Join(tree, "gatewarden-helper/slots/slot-a")
+	err := errors.Join(run("cp", "-al", content, tree), run("mkdir", "-p", "-m", "0700", filepath.Join(tree, "gatewarden-helper"), staging),
+		run("cp", uki, filepath.Join(staging, "boot.img")))
+	if err != nil {
+		return err
+	}
 	return run("mkfs.ext4", "-q", "-F", "-m", "0", "-L", "data", "-U", strings.Replace(fixedUUID, "6f0c", "da7a", 1),
-		"-E", "lazy_itable_init=0,lazy_journal_init=0", "-d", content, path, fmt.Sprintf("%dM", dataSize))
+		"-E", "lazy_itable_init=0,lazy_journal_init=0", "-d", tree, path, fmt.Sprintf("%dM", dataSize))
 }
 
 func assemble(disk string, images map[string]string) error {
