@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,7 +76,9 @@ type setup struct {
 func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
 	w := &world{Lab: lab.Open(t), dir: t.TempDir()}
-	w.deb = builtPackage(t)
+	var err error
+	w.deb, err = builtPackage()
+	w.check(err)
 	born := image.Release{Deb: w.deb, Version: "1.0.0", Slot: "a"}
 	if s.first != nil {
 		s.first(&born)
@@ -82,7 +86,6 @@ func newWorld(t *testing.T, s setup) *world {
 	first := w.build(born)
 	what := image.Disk{A: first, Spare: first.Rootfs}
 	if s.grub {
-		var err error
 		what.Loader, err = w.Cache.Grub(born)
 		w.check(err)
 	}
@@ -117,25 +120,31 @@ func (w *world) build(r image.Release) image.Built {
 	return b
 }
 
-// builtPackage builds the product's package from this source. $GATEWARDEN_E2E_DEB
-// names one that is built already.
-func builtPackage(t *testing.T) string {
-	t.Helper()
+// builtPackage builds the product's package from this source, once for all stories.
+// $GATEWARDEN_E2E_DEB names one that is built already.
+var builtPackage = sync.OnceValues(func() (string, error) {
 	if deb := os.Getenv("GATEWARDEN_E2E_DEB"); deb != "" {
-		return deb
+		return deb, nil
 	}
-	dir := t.TempDir()
+	cache, err := image.Open()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache.Dir, "package")
+	if err := os.RemoveAll(dir); err != nil {
+		return "", err
+	}
 	cmd := exec.Command("go", "run", "./packaging/build", "-arch", "amd64", "-format", "deb", "-out", dir)
 	cmd.Dir = ".."
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the package: %v\n%s", err, out)
+		return "", fmt.Errorf("build the package: %w: %s", err, out)
 	}
 	found, err := filepath.Glob(filepath.Join(dir, "gatewarden_*.deb"))
 	if err != nil || len(found) != 1 {
-		t.Fatalf("the build left %d packages: %v", len(found), err)
+		return "", fmt.Errorf("the build left %d packages: %w", len(found), errors.Join(err, fs.ErrNotExist))
 	}
-	return found[0]
-}
+	return found[0], nil
+})
 
 func port(w *world, address string) int {
 	a, err := net.ResolveTCPAddr("tcp", address)

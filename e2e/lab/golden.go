@@ -40,7 +40,12 @@ func (l *Lab) golden(m Machine) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	key := []any{m.Disk, m.SecureBoot, string(version)}
+	disk, err := os.Stat(m.Disk)
+	if err != nil {
+		return "", err
+	}
+	// A disk that was built again is another one, with other identifiers.
+	key := []any{m.Disk, disk.ModTime(), m.SecureBoot, string(version)}
 	for _, name := range []string{"qemu.go", "golden.go"} {
 		text, err := own.ReadFile(name)
 		if err != nil {

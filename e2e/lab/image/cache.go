@@ -24,7 +24,7 @@ import (
 var recipe embed.FS
 
 // kept is how many results of one stage stay in the cache.
-const kept = 8
+const kept = 6
 
 // Cache keeps what was built in one folder. It is not safe for concurrent use; the
 // lab's lock sees to that.
