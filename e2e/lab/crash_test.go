@@ -2,7 +2,13 @@ package lab
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -35,5 +41,37 @@ func TestACrashLosesOnlyWhatWasNotFlushed(t *testing.T) {
 	}
 	if lost == 0 || torn == 0 || kept == 0 || early == 0 {
 		t.Errorf("of 200 states %d lost, %d tore, %d kept the write; %d lost a flushed one where flushes are ignored", lost, torn, kept, early)
+	}
+}
+
+// The log is read as QEMU writes it: data, flush, and the machine's marks.
+func TestALogOfWritesIsReadAsQEMUWritesIt(t *testing.T) {
+	tool, err := exec.LookPath("qemu-io")
+	if err != nil {
+		t.Skip("qemu-io is missing: install the package qemu-utils (tools/setup.sh e2e)")
+	}
+	dir := t.TempDir()
+	disk, log := filepath.Join(dir, "disk"), filepath.Join(dir, "log")
+	for path, size := range map[string]int64{disk: 8 << 20, log: 0} {
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := exec.Command(tool, "--image-opts", "driver=blklogwrites,file.driver=file,file.filename="+disk+",log.driver=file,log.filename="+log,
+		"-c", "write -P 1 1M 4k", "-c", "flush", "-c", "write -P 2 4M 512", "-c", "write -f -P 3 1028k 1k").CombinedOutput()
+	if err != nil {
+		t.Fatalf("qemu-io: %v\n%s", err, out)
+	}
+	got, err := readLog(log, 1<<20, 1<<20) // the second MiB
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text []string
+	for _, w := range got {
+		text = append(text, fmt.Sprintf("%d+%d flush=%t forced=%t", w.at, len(w.data), w.flush, w.forced))
+	}
+	want := "0+4096 flush=false forced=false, 0+0 flush=true forced=false, 4096+1024 flush=false forced=false, 0+0 flush=true forced=false" // QEMU makes a flush of FUA
+	if s := strings.Join(text, ", "); !strings.HasPrefix(s, want) {
+		t.Errorf("read %s\nwant %s", s, want)
 	}
 }
