@@ -25,6 +25,10 @@ func (vm *VM) collect() {
 	serial := vm.Serial()
 	save("serial.log", serial)
 	vm.Logf("the console's end:\n%s", serial[max(0, len(serial)-2000):])
+	if out, err := vm.Try("true"); err != nil {
+		vm.Logf("the machine does not answer, so the console is all there is: %v: %s", err, out)
+		return
+	}
 	for name, command := range map[string]string{
 		"journal.log":   "journalctl --no-pager -o short-monotonic",
 		"eventlog.bin":  "cat /sys/kernel/security/tpm0/binary_bios_measurements",

@@ -37,9 +37,13 @@ func (vm *VM) WaitFor(pattern string, n int, limit time.Duration) {
 		if err := vm.failed(); err != nil {
 			return err
 		}
-		lines := strings.Split(strings.TrimSpace(vm.Serial()), "\n")
-		return fmt.Errorf("its last line is %q", lines[len(lines)-1])
+		return fmt.Errorf("its last line is %q", vm.lastLine())
 	})
+}
+
+func (vm *VM) lastLine() string {
+	lines := strings.Split(strings.TrimSpace(vm.Serial()), "\n")
+	return lines[len(lines)-1]
 }
 
 // Run runs a shell command as root on the machine and returns what it printed; the

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,7 +111,18 @@ func (vm *VM) Start() {
 // Up waits until the machine has booted since Start or Reboot.
 func (vm *VM) Up() {
 	vm.Helper()
-	vm.WaitFor("LAB-UP", vm.booted+1, bootLimit)
+	vm.Until("the machine boots", bootLimit, func() error {
+		if vm.Count("LAB-UP") > vm.booted {
+			return nil
+		}
+		if vm.Count("LAB-NO-") > 0 {
+			return &Dead{"it found no root file system: " + vm.lastLine()}
+		}
+		if err := vm.failed(); err != nil {
+			return err
+		}
+		return fmt.Errorf("the console's last line is %q", vm.lastLine())
+	})
 	vm.Until("ssh answers", commandLimit, func() error {
 		_, err := vm.Try("true")
 		return err

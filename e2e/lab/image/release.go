@@ -87,7 +87,7 @@ func (c *Cache) rootfs(dir, system string, r Release) error {
 		return err
 	}
 	image := filepath.Join(dir, "rootfs.img")
-	err := run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal,^metadata_csum_seed", "-E", "hash_seed="+fixedUUID+",lazy_itable_init=0",
+	err := run("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-O", "^has_journal,^metadata_csum_seed", "-E", "hash_seed="+fixedUUID+",lazy_itable_init=0",
 		"-U", fixedUUID, "-L", "root", "-d", tree, image, fmt.Sprintf("%dM", fileSystem))
 	return err
 }
