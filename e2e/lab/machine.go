@@ -66,6 +66,9 @@ func (l *Lab) Assemble(m Machine) *VM {
 	vm := l.newVM(m)
 	vm.must(host("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", m.Disk, vm.path("disk.qcow2")))
 	vm.must(vm.firmware())
+	if m.Logged {
+		vm.must(os.WriteFile(vm.path("writes.log"), nil, 0o600))
+	}
 	_, err := tpmtest.Manufacture(l.Context(), vm.path("chip"))
 	vm.must(err)
 	return vm
