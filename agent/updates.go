@@ -227,7 +227,12 @@ func (u updates) UpdateHistory() []wire.Update                          { return
 func (u updates) UpdateApply(budget int64)                              { u.engine.Apply(budget) }
 func (u updates) UpdateCheck(ctx context.Context) (update.Found, error) { return u.engine.Check(ctx) }
 
-var _ local.Updates = updates{}
+func (u updates) UpdateTrial(ctx context.Context) (bool, error) { return u.engine.Trial(ctx) }
+
+var (
+	_ local.Updates = updates{}
+	_ local.Trials  = updates{}
+)
 
 func (a *Agent) openUpdates() (err error) {
 	a.updates, err = a.newUpdates(a.settings.Update)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/gatewarden/gatewarden/helper/slot"
 	"github.com/gatewarden/gatewarden/helper/trust"
@@ -28,26 +29,36 @@ type Counter interface {
 // Updates is what a helper needs to install releases. Counter may be nil.
 type Updates struct {
 	Loader  boot.Loader
-	Slots   string  // folder with slot-a and slot-b, in each KIND.img for each image of a release
+	Slots   string  // folder with slot-a and slot-b, in each KIND.img for each image of a release that has no device
 	Product string  // file that says what this machine is, root-owned
 	Counter Counter // nil: the epoch is held by our record alone
 }
-
-func (u *Updates) folder(fs *fsx.FS) slot.Folder { return slot.Folder{FS: fs, Path: u.Slots} }
 
 const (
 	slotsFile = "slots.json"
 	epochFile = "release-floor.json"
 )
 
-// product is what the machine is and what it was born with.
-type product struct {
+// Product is what the machine is and what it was born with.
+type Product struct {
 	Format   int    `json:"v"` // 1
 	Product  string `json:"product"`
 	Channel  string `json:"channel"`
 	Hardware string `json:"hardware"` // model
 	Version  string `json:"version"`  // installed at first, not by us
 	Epoch    uint64 `json:"epoch"`    // of that version
+
+	ESP     string       `json:"esp,omitempty"`     // where the EFI system partition is mounted, for systemd-boot
+	Devices slot.Devices `json:"devices,omitempty"` // of the slots
+}
+
+// LoadProduct reads the product file, which must be root's.
+func LoadProduct(fs *fsx.FS, path string) (*Product, error) {
+	p, err := trust.Read(fs, path, maxStateFile, parseProduct)
+	if err != nil {
+		return nil, fmt.Errorf("read product file: %w", err)
+	}
+	return p, nil
 }
 
 // slotsRecord is slots.json. What is written of a slot is true before the slot is
@@ -66,7 +77,7 @@ type epochRecord struct {
 
 // books is what we know of the machine's software at the time of one request.
 type books struct {
-	product product
+	product Product
 	running string // slot
 	trial   bool
 	slots   map[string]helperwire.Slot
@@ -82,9 +93,9 @@ func (s *server) books(ctx context.Context) (*books, error) {
 	if s.Updates == nil {
 		return nil, refuse("no-update", "This machine has no slots that the helper knows.")
 	}
-	p, err := trust.Read(s.FS, s.Updates.Product, maxStateFile, parseProduct)
+	p, err := LoadProduct(s.FS, s.Updates.Product)
 	if err != nil {
-		return nil, fmt.Errorf("read product file: %w", err)
+		return nil, err
 	}
 	b := &books{product: *p, floor: epochRecord{Format: 1, Epoch: p.Epoch, Release: p.Version}, counter: "none"}
 	if b.running, b.trial, err = s.Updates.Loader.Booted(); err != nil {
@@ -137,8 +148,8 @@ func (s *server) askCounter(ctx context.Context, b *books) {
 	b.floor.Epoch, b.counted, b.record = max(b.floor.Epoch, epoch), epoch, record
 }
 
-func parseProduct(data []byte) (*product, error) {
-	var p product
+func parseProduct(data []byte) (*Product, error) {
+	var p Product
 	if err := strictjson.Unmarshal(data, &p); err != nil {
 		return nil, err
 	}
@@ -148,7 +159,10 @@ func parseProduct(data []byte) (*product, error) {
 	if p.Format != 1 || p.Product == "" || p.Channel == "" || p.Hardware == "" || p.Epoch < 1 || p.Epoch > release.MaxEpoch {
 		return nil, errors.New("v is not 1, epoch is out of range, or product, channel or hardware is missing")
 	}
-	return &p, nil
+	if p.ESP != "" && (!filepath.IsAbs(p.ESP) || filepath.Clean(p.ESP) != p.ESP) {
+		return nil, fmt.Errorf("esp is %.100q, it must be an absolute path", p.ESP)
+	}
+	return &p, p.Devices.Check()
 }
 
 // device is what a release is held against.

@@ -15,6 +15,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/gatewarden/gatewarden/helper/client"
+	"github.com/gatewarden/gatewarden/helper/slot"
 	"github.com/gatewarden/gatewarden/internal/helperwire"
 	"github.com/gatewarden/gatewarden/update/release"
 	"github.com/gatewarden/gatewarden/update/tuf/tuftest"
@@ -58,7 +59,7 @@ func TestHelperRefusesReleasesThatAreNotForIt(t *testing.T) {
 
 // born makes the machine one whose first release had this epoch.
 func (m *slotted) born(epoch uint64) {
-	m.writeTrust("product.json", product{Format: 1, Product: "gw", Channel: "stable", Hardware: "box-1", Version: "1.0.0", Epoch: epoch})
+	m.writeTrust("product.json", Product{Format: 1, Product: "gw", Channel: "stable", Hardware: "box-1", Version: "1.0.0", Epoch: epoch})
 }
 
 func TestHelperRefusesWhatTheOwnerDidNotSign(t *testing.T) {
@@ -306,7 +307,7 @@ func FuzzInstallStep(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, request, raw []byte) {
-		image, err := m.config.Updates.folder(m.config.FS).Open("b", "a", o.Images[0])
+		image, err := slot.Folder{FS: m.config.FS, Path: m.slots}.Open("b", "a", o.Images[0])
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/gatewarden/gatewarden/helper/slot"
 	"github.com/gatewarden/gatewarden/helper/trust"
 	"github.com/gatewarden/gatewarden/internal/helperwire"
+	"github.com/gatewarden/gatewarden/update/boot"
 	"github.com/gatewarden/gatewarden/update/release"
 	"github.com/gatewarden/gatewarden/update/tuf"
 )
@@ -103,6 +105,9 @@ func (i *install) referenceTime() time.Time {
 // claim takes the spare slot: from now on, also after a power cut, it is not to be
 // booted until finish says so.
 func (i *install) claim(b *books) error {
+	if l, ok := i.Updates.Loader.(boot.Imager); ok && !slices.ContainsFunc(i.images, func(m *image) bool { return m.about.Slot == l.Image() }) {
+		return refuse("image", "The boot loader starts an image %s of each release; release %s has none.", l.Image(), i.release.Version)
+	}
 	if err := i.Updates.Loader.Commit(b.running); err != nil { // nobody boots into what we write
 		return err
 	}
@@ -113,9 +118,10 @@ func (i *install) claim(b *books) error {
 			return err
 		}
 	}
+	folder := slot.Folder{FS: i.FS, Path: i.Updates.Slots, Devices: b.product.Devices}
 	for _, m := range i.images {
 		var err error
-		if m.Image, err = i.Updates.folder(i.FS).Open(i.slot, b.running, m.about); err != nil {
+		if m.Image, err = folder.Open(i.slot, b.running, m.about); err != nil {
 			return fmt.Errorf("open slot %s: %w", i.slot, err)
 		}
 	}

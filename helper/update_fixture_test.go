@@ -52,7 +52,7 @@ func newSlotted(t testing.TB) *slotted {
 	}
 	m.must(os.WriteFile(m.image("a", "rootfs"), content(1), 0o600))
 	m.must(boot.FileInit(m.slots, "a"))
-	m.writeTrust("product.json", product{Format: 1, Product: "gw", Channel: "stable", Hardware: "box-1", Version: "1.0.0", Epoch: 1})
+	m.writeTrust("product.json", Product{Format: 1, Product: "gw", Channel: "stable", Hardware: "box-1", Version: "1.0.0", Epoch: 1})
 	m.must(os.WriteFile(filepath.Join(m.config.Trust, "root.json"), m.repo.Served["root"][0], 0o644))
 	m.config.Updates = &Updates{Slots: m.slots, Product: filepath.Join(m.config.Trust, "product.json")}
 	m.setFS(&fsx.FS{})

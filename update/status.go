@@ -2,9 +2,11 @@ package update
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
+	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -57,6 +59,17 @@ func (e *Engine) History() []wire.Update {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.record.History)
+}
+
+// Trial says whether what runs is on trial, as the boot loader has it: the next boot
+// leaves it. A device on which nothing can be installed has no trials.
+func (e *Engine) Trial(ctx context.Context) (bool, error) {
+	slots, err := e.cfg.Installer.Slots(ctx)
+	var refused *policy.Refusal
+	if errors.As(err, &refused) && refused.Rule == "no-update" {
+		return false, nil
+	}
+	return slots.Trial, err
 }
 
 // Found is the answer of Check.

@@ -383,7 +383,7 @@ type keeper struct {
 
 func (k *keeper) note(what string) {
 	trial := "kept"
-	if s, err := k.m.engine.cfg.Installer.Slots(context.Background()); err != nil || s.Trial {
+	if onTrial, err := k.m.engine.Trial(context.Background()); err != nil || onTrial {
 		trial = "trial"
 	}
 	k.calls = append(k.calls, what+" "+trial)

@@ -26,6 +26,17 @@ type Updates interface {
 	UpdateApply(budget int64)
 }
 
+// Trials is what Updates may be too: one that knows how this boot came about.
+type Trials interface {
+	// UpdateTrial says whether this boot is on trial: the next one leaves what runs.
+	UpdateTrial(ctx context.Context) (bool, error)
+}
+
+// Confirmed is the answer to the question whether what runs is here to stay.
+type Confirmed struct {
+	Confirmed bool `json:"confirmed"`
+}
+
 const pathUpdate = "/v1/update/"
 
 // apply is the body of an apply request.
@@ -61,7 +72,26 @@ func routeUpdates(mux *http.ServeMux, u Updates) {
 		}
 		return found, nil
 	})
+	mux.HandleFunc("GET "+pathUpdate+"confirmed", func(w http.ResponseWriter, r *http.Request) {
+		confirmed, err := confirm(r.Context(), u)
+		if err != nil {
+			refuse(w, wire.Problem{Status: http.StatusServiceUnavailable, Title: err.Error(), Detail: "is gatewarden-helper.socket active?"})
+			return
+		}
+		write(w, Confirmed{confirmed})
+	})
 	handle("POST "+pathUpdate+"apply", func(r *http.Request) (any, *wire.Problem) { return startApply(u, r) })
+}
+
+// confirm is true for a gateway that follows no repository: what it boots is not
+// ours to judge.
+func confirm(ctx context.Context, u Updates) (bool, error) {
+	t, ok := u.(Trials)
+	if !ok {
+		return true, nil
+	}
+	trial, err := t.UpdateTrial(ctx)
+	return !trial, err
 }
 
 // startApply needs root: the group may read, it may not change what runs.
@@ -131,6 +161,13 @@ func UpdateCheck(ctx context.Context, socket string) (f update.Found, err error)
 func UpdateApply(ctx context.Context, socket string, budget int64) (s update.Status, err error) {
 	err = call(ctx, socket, http.MethodPost, pathUpdate+"apply", apply{Budget: budget}, &s)
 	return s, err
+}
+
+// UpdateConfirmed asks whether the release that runs is here to stay.
+func UpdateConfirmed(ctx context.Context, socket string) (confirmed bool, err error) {
+	var c Confirmed
+	err = call(ctx, socket, http.MethodGet, pathUpdate+"confirmed", nil, &c)
+	return c.Confirmed, err
 }
 
 // call asks the agent one question.

@@ -113,3 +113,30 @@ func TestGatewayWithoutARepositorySaysSo(t *testing.T) {
 		t.Errorf("status: %v", err)
 	}
 }
+
+// trials is an engine that knows whether this boot is on trial.
+type trials struct {
+	engine
+	trial bool
+}
+
+func (t *trials) UpdateTrial(context.Context) (bool, error) { return t.trial, t.fault }
+
+// A gateway that follows no repository holds nobody's boot up; one that can't tell
+// says so.
+func TestBootOnTrialIsNotConfirmed(t *testing.T) {
+	down := &trials{}
+	down.fault = errors.New("no helper listens")
+	for name, c := range map[string]struct {
+		updates   Updates
+		confirmed bool
+		fails     bool
+	}{
+		"no repository": {nil, true, false}, "on trial": {&trials{trial: true}, false, false}, "committed": {&trials{}, true, false}, "unknown": {down, false, true},
+	} {
+		confirmed, err := UpdateConfirmed(t.Context(), serve(t, c.updates, nil))
+		if confirmed != c.confirmed || (err != nil) != c.fails {
+			t.Errorf("%s: confirmed %v, %v", name, confirmed, err)
+		}
+	}
+}

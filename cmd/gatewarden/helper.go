@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"strings"
@@ -63,8 +64,8 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 	f.StringVar(&chip, "tpm", "/dev/tpmrm0", "`DEVICE` of the TPM, or unix:PATH of an emulator")
 	f.StringVar(&c.EventLog, "event-log", "/sys/kernel/security/tpm0/binary_bios_measurements", "the firmware's event log `FILE`")
 	f.StringVar(&c.IMALog, "ima-log", "/sys/kernel/security/ima/binary_runtime_measurements", "the kernel's IMA list `FILE`")
-	f.StringVar(&slots, "slots", "", "`FOLDER` with the slots slot-a and slot-b; without it nothing can be installed")
-	f.StringVar(&product, "product-file", "/etc/gatewarden/product.json", "`FILE` that says what this machine is, root-owned")
+	f.StringVar(&slots, "slots", "/var/lib/gatewarden-helper/slots", "`FOLDER` with slot-a and slot-b, for images that have no device")
+	f.StringVar(&product, "product-file", "/etc/gatewarden/product.json", "`FILE` that says what this machine is, root-owned; without it nothing can be installed")
 	f.BoolVar(&counter, "epoch-counter", false, "hold the security epoch by a counter in the TPM too; it is made when there is none")
 	f.StringVar(&rebootFile, "reboot-file", "", "make this `FILE` instead of rebooting, for machines without systemd")
 	_ = cmd.MarkFlagRequired("peer-uid") // the flag exists: it was made above
@@ -87,10 +88,15 @@ func helperListener(path string, c *helper.Config) (*net.UnixListener, error) {
 
 // updates is nil where nothing can be installed: the other verbs work all the same.
 func updates(slots, product string, c helper.Config) *helper.Updates {
-	if slots == "" {
+	p, err := helper.LoadProduct(c.FS, product)
+	if errors.Is(err, fs.ErrNotExist) {
+		c.Log.Info("no release can be installed: this machine has no product file", "file", product)
 		return nil
 	}
-	loader, err := boot.Detect(boot.Deps{FS: c.FS, Folder: slots})
+	var loader boot.Loader
+	if err == nil {
+		loader, err = boot.Detect(boot.Deps{FS: c.FS, Folder: slots, ESP: p.ESP, EFIVars: "/sys/firmware/efi/efivars", CommandLine: "/proc/cmdline"})
+	}
 	if err != nil {
 		c.Log.Error("no release can be installed", "error", err)
 		return nil

@@ -17,7 +17,7 @@ import (
 
 // Exit codes of update; see its help.
 const (
-	exitAvailable = 3 // check: there is a release to install; status: an update is under way
+	exitAvailable = 3 // check: there is a release to install; status: an update is under way; confirmed: it is on trial
 	exitNotMade   = 4 // status, apply --wait: the last update failed, was refused or was rolled back
 )
 
@@ -33,8 +33,8 @@ owner signed, the helper verifies and writes it to the spare slot, boots it once
 trial, and keeps it if the gateway does as well as before.
 
 Exit codes: 0 done or up to date; 1 the agent or the repository could not be asked;
-3 check: there is a release to install, status: an update is under way; 4 the last
-update failed, was refused or was rolled back.`,
+3 check: there is a release to install, status: an update is under way, confirmed:
+what runs is on trial; 4 the last update failed, was refused or was rolled back.`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				return cli.NewUsageError(fmt.Errorf("update has no verb %q", args[0]))
@@ -43,7 +43,7 @@ update failed, was refused or was rolled back.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(updateStatusVerb(o), updateCheckVerb(o), updateApplyVerb(o), updateHistoryVerb(o))
+	cmd.AddCommand(updateStatusVerb(o), updateCheckVerb(o), updateApplyVerb(o), updateConfirmedVerb(o), updateHistoryVerb(o))
 	return cmd
 }
 
@@ -147,6 +147,46 @@ func waitUpdate(ctx context.Context, socket string, s update.Status) (update.Sta
 		}
 	}
 	return s, nil
+}
+
+func updateConfirmedVerb(o *options) *cobra.Command {
+	var wait bool
+	cmd := &cobra.Command{
+		Use:   "confirmed",
+		Short: "say whether the release that runs is here to stay",
+		Long: `Say whether the release that runs is here to stay, or on trial: then the next boot
+leaves it. With --wait it returns once the release was confirmed, however long that
+takes, also if the agent has not started yet. gatewarden-confirm.service does this,
+so that boot-complete.target is not reached before.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			socket, err := o.socketPath()
+			if err != nil {
+				return err
+			}
+			confirmed, err := local.UpdateConfirmed(cmd.Context(), socket)
+			for wait && !confirmed && cmd.Context().Err() == nil {
+				select {
+				case <-cmd.Context().Done():
+				case <-time.After(waitLook):
+					confirmed, err = local.UpdateConfirmed(cmd.Context(), socket)
+				}
+			}
+			if err != nil {
+				return err
+			}
+			text := "the release that runs is here to stay"
+			if !confirmed {
+				text = "the release that runs is on trial"
+			}
+			if err := o.print(local.Confirmed{Confirmed: confirmed}, func(w io.Writer) { fmt.Fprintln(w, text) }); err != nil || confirmed {
+				return err
+			}
+			return cli.Exit(exitAvailable)
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it is")
+	return cmd
 }
 
 func updateHistoryVerb(o *options) *cobra.Command {

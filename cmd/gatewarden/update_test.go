@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/internal/cli"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/update"
@@ -75,6 +77,8 @@ func TestUpdateTellsTheTruthInWordsAndExitCode(t *testing.T) {
 		"available":      {"check", update.Found{Running: "1.0.0", Release: "2.0.0"}, "release 2.0.0", exitAvailable},
 		"failed before":  {"check", update.Found{Running: "1.0.0", Release: "2.0.0", Blocked: true}, "it failed before", exitAvailable},
 		"not for us":     {"check", update.Found{Running: "1.0.0", Release: "2.0.0", Refused: "epoch"}, "but: epoch", exitNotMade},
+		"confirmed":      {"confirmed", local.Confirmed{Confirmed: true}, "here to stay", cli.OK},
+		"on trial":       {"confirmed", local.Confirmed{}, "on trial", exitAvailable},
 		"history":        {"history", []wire.Update{back, done}, "2026-11-20 12:00:00 UTC  release 2.0.0 installed", cli.OK},
 		"no history":     {"history", []wire.Update{}, "there was no update yet", cli.OK},
 		"apply, no wait": {"apply", update.Status{State: update.Idle, Auto: true, Last: &back}, "state", cli.OK},
@@ -95,5 +99,53 @@ func TestApplyWaitsForTheEnd(t *testing.T) {
 	}
 	if out, code := runUpdate(t, answers, "apply", "--wait"); code != exitNotMade || !strings.Contains(out, "budget") {
 		t.Errorf("exit code %d; %s", code, out)
+	}
+}
+
+// The unit that holds boot-complete.target starts with the agent or before it, and
+// must see neither an agent that is not there yet nor one whose helper is down as
+// an answer.
+func TestConfirmedWaitsForTheAgentAndTheCommit(t *testing.T) {
+	dir, err := os.MkdirTemp("", "gw")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	done := make(chan error, 1)
+	var stdout, stderr bytes.Buffer
+	cmd := updateVerb(&options{socket: socket, stdout: &stdout, stderr: &stderr})
+	cmd.SetArgs([]string{"confirmed", "--wait"})
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	go func() { done <- cmd.ExecuteContext(t.Context()) }()
+	asked := make(chan struct{}, 10)
+	answers := []func(w http.ResponseWriter){
+		func(w http.ResponseWriter) { w.WriteHeader(http.StatusServiceUnavailable) },
+		func(w http.ResponseWriter) { _ = json.NewEncoder(w).Encode(local.Confirmed{}) },
+		func(w http.ResponseWriter) { _ = json.NewEncoder(w).Encode(local.Confirmed{Confirmed: true}) },
+	}
+	var n atomic.Int32
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answers[min(int(n.Add(1)), len(answers))-1](w)
+		asked <- struct{}{}
+	})}
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(func() { server.Close() })
+	for range answers {
+		select {
+		case err := <-done:
+			if n.Load() < int32(len(answers)) {
+				t.Fatalf("it returned after %d answers: %v", n.Load(), err)
+			}
+			done <- err
+		case <-asked:
+		}
+	}
+	if err := <-done; err != nil || !strings.Contains(stdout.String(), "here to stay") {
+		t.Errorf("error is %v; output: %s", err, stdout.String())
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -36,8 +37,28 @@ func refuse(rule, format string, args ...any) error {
 // Folder holds the slots: slot-a and slot-b, in each KIND.img for each image of a
 // release, a regular file or a block device. All are root's.
 type Folder struct {
-	FS   *fsx.FS // its Hook also sees each write into a slot
-	Path string
+	FS      *fsx.FS // its Hook also sees each write into a slot
+	Path    string
+	Devices Devices
+}
+
+// Devices names the block devices that take the place of KIND.img, by kind, then by
+// slot: a path below /dev. Links in it are udev's.
+type Devices map[string]map[string]string
+
+// Check refuses names that can't be right on any machine.
+func (d Devices) Check() error {
+	for kind, slots := range d {
+		for _, path := range slots {
+			if filepath.Clean(path) != path || !strings.HasPrefix(path, "/dev/") {
+				return fmt.Errorf("devices.%s: %.100q is no path below /dev", kind, path)
+			}
+		}
+		if len(slots) != 2 || slots["a"] == "" || slots["b"] == "" || slots["a"] == slots["b"] {
+			return fmt.Errorf("devices.%s must name one device for a and another for b", kind)
+		}
+	}
+	return nil
 }
 
 // image is where a slot keeps an image of one kind. Both are words that were
@@ -46,19 +67,56 @@ func (f Folder) image(slot, kind string) string {
 	return filepath.Join(f.Path, "slot-"+slot, kind+".img")
 }
 
+// device follows the links to a slot's block device, once; "" if it has none.
+func (f Folder) device(slot, kind string) (string, error) {
+	name := f.Devices[kind][slot]
+	if name == "" {
+		return "", nil
+	}
+	path, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return "", fmt.Errorf("find device of slot %s: %w", slot, err)
+	}
+	info, err := os.Lstat(path)
+	if err == nil && info.Mode().Type() != fs.ModeDevice {
+		err = fmt.Errorf("%s, which is %s, is no block device", name, path)
+	}
+	return path, err
+}
+
+// notRoot refuses the device that the running system is on, whatever names it. It
+// is not opened for that.
+func notRoot(device string) error {
+	var disk, root unix.Stat_t
+	if err := errors.Join(unix.Stat(device, &disk), unix.Stat("/", &root)); err != nil {
+		return err
+	}
+	if disk.Rdev == root.Dev {
+		return refuse("slot", "The spare slot %s is the running root file system.", device)
+	}
+	return nil
+}
+
 // open opens the spare slot's storage for writing, with room for size bytes.
 // running is the storage of the running slot, nil if it has none of this kind: the
-// same under another name is refused.
+// same under another name is refused, and so is the device that / is on.
 func (f Folder) open(slot, kind string, size int64, running *os.File) (*os.File, error) {
-	path := f.image(slot, kind)
-	for _, folder := range []string{f.Path, filepath.Dir(path)} {
-		if err := trust.CheckOwner(folder); err != nil {
-			return nil, err
-		}
+	path, err := f.device(slot, kind)
+	switch {
+	case err != nil:
+		return nil, err
+	case path == "":
+		path = f.image(slot, kind)
+		err = f.own(filepath.Dir(path))
+	default:
+		err = notRoot(path)
+	}
+	if err != nil {
+		return nil, err
 	}
 	// For a device O_EXCL makes the kernel refuse one that is mounted.
 	file, err := openStorage(path, os.O_RDWR|syscall.O_EXCL)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) && path == f.image(slot, kind) {
 		if err := f.FS.WriteFile(path, nil, 0o600); err != nil {
 			return nil, err
 		}
@@ -74,10 +132,25 @@ func (f Folder) open(slot, kind string, size int64, running *os.File) (*os.File,
 	return file, nil
 }
 
+// own makes sure that a slot's folder is there, and root's.
+func (f Folder) own(folder string) error {
+	if err := f.FS.MkdirAll(folder, 0o700); err != nil {
+		return err
+	}
+	return errors.Join(trust.CheckOwner(f.Path), trust.CheckOwner(folder))
+}
+
 // openRunning opens what the running slot holds of kind, nil if there is none: it
 // only saves bytes.
 func (f Folder) openRunning(slot, kind string) (*os.File, error) {
-	file, err := openStorage(f.image(slot, kind), os.O_RDONLY)
+	path, err := f.device(slot, kind)
+	if err != nil {
+		return nil, err
+	}
+	if path == "" {
+		path = f.image(slot, kind)
+	}
+	file, err := openStorage(path, os.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

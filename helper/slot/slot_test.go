@@ -352,4 +352,17 @@ func TestBlockDevice(t *testing.T) {
 	must(t, exec.Command("cp", "--archive", device, f.image("a", "rootfs")).Run())
 	_, err = f.Open("b", "a", about(data))
 	wantRule(t, err, "slot") // the running slot is the same device
+	f = newFolder(t)
+	f.Devices = Devices{"rootfs": {"a": link(t, device), "b": link(t, device)}}
+	_, err = f.Open("b", "a", about(data))
+	wantRule(t, err, "slot") // also by the product file's names
+	f.Devices = Devices{"rootfs": {"b": link(t, device)}}
+	m, _ = open(t, f, data)
+	if m.Missing() == nil {
+		t.Error("nothing is missing before the slot was looked at")
+	}
+	if asked := missing(t, m, nil); len(asked) != 0 {
+		t.Errorf("the device holds the image; asked for %v", asked)
+	}
+	must(t, m.Whole(quiet))
 }

@@ -104,11 +104,15 @@ func (f *FS) Remove(path string) error {
 }
 
 // Rename moves a file within its folder's file system, over whatever is there.
+// A regular file is synced too: see WriteFrom.
 func (f *FS) Rename(from, to string) error {
 	if err := f.hook(OpRename, to); err != nil {
 		return err
 	}
 	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	if err := f.syncRenamed(to); err != nil {
 		return err
 	}
 	if err := f.syncDir(filepath.Dir(to)); err != nil {
@@ -118,6 +122,18 @@ func (f *FS) Rename(from, to string) error {
 		return nil
 	}
 	return f.syncDir(filepath.Dir(from))
+}
+
+func (f *FS) syncRenamed(path string) error {
+	file, err := openRegular(path, os.O_RDONLY, 0)
+	if errors.Is(err, ErrDamaged) { // a folder, or a link that was planted: only its name matters
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return f.sync(file, path)
 }
 
 // MkdirAll makes a folder and those above it; perm is exact (no umask) for the

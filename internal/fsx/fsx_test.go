@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -75,6 +76,34 @@ func TestEveryOpCanFailAndLeavesOldOrNew(t *testing.T) {
 		if names := entries(t, filepath.Dir(path)); len(names) != 1 {
 			t.Errorf("%s: left behind %v", op, names)
 		}
+	}
+}
+
+// FAT puts a renamed file's size on the disk when the file is synced, not the folder.
+func TestRenamedFileIsSyncedBeforeItsFolder(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "image")
+	var ops []string
+	f := FS{Hook: func(op, _ string) error { ops = append(ops, op); return nil }}
+	if err := f.WriteFrom(path, strings.NewReader("whole"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{OpCreate, OpWrite, OpSync, OpRename, OpSync, OpSyncDir}; !slices.Equal(ops, want) {
+		t.Errorf("WriteFrom did %v, want %v", ops, want)
+	}
+	ops = nil
+	if err := f.Rename(path, path+"2"); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{OpRename, OpSync, OpSyncDir}; !slices.Equal(ops, want) {
+		t.Errorf("Rename did %v, want %v", ops, want)
+	}
+	if got, err := f.ReadFile(path+"2", 5); err != nil || string(got) != "whole" {
+		t.Errorf("file holds %q, %v", got, err)
+	}
+	sub := filepath.Join(dir, "sub")
+	if err := errors.Join(f.MkdirAll(sub, 0o700), f.Rename(sub, sub+"2")); err != nil {
+		t.Errorf("rename of a folder: %v", err)
 	}
 }
 

@@ -1,8 +1,10 @@
 package fsx
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -18,6 +20,17 @@ const tempTries = 1000
 // The temporary file has one name per path, so that power cuts leave at most one
 // behind; writers of the same path wait for each other.
 func (f *FS) WriteFile(path string, data []byte, perm os.FileMode) error {
+	return f.write(path, bytes.NewReader(data), perm, false)
+}
+
+// WriteFrom does what WriteFile does, with what it reads from source, and its
+// promise holds on FAT too: there a file's size and place are in its folder, and the
+// renamed file's reach the disk with the file, not with the folder.
+func (f *FS) WriteFrom(path string, source io.Reader, perm os.FileMode) error {
+	return f.write(path, source, perm, true)
+}
+
+func (f *FS) write(path string, source io.Reader, perm os.FileMode, again bool) error {
 	temp := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".tmp")
 	if err := f.hook(OpCreate, path); err != nil {
 		return err
@@ -27,7 +40,7 @@ func (f *FS) WriteFile(path string, data []byte, perm os.FileMode) error {
 		return fmt.Errorf("create temporary file for %s: %w", path, err)
 	}
 	defer file.Close()
-	if err := f.fill(file, path, data); err != nil {
+	if err := f.fill(file, path, source); err != nil {
 		os.Remove(temp)
 		return err
 	}
@@ -39,16 +52,25 @@ func (f *FS) WriteFile(path string, data []byte, perm os.FileMode) error {
 		os.Remove(temp)
 		return err
 	}
+	if again {
+		if err := f.sync(file, path); err != nil {
+			return err
+		}
+	}
 	return f.syncDir(filepath.Dir(path))
 }
 
-func (f *FS) fill(file *os.File, path string, data []byte) error {
+func (f *FS) fill(file *os.File, path string, source io.Reader) error {
 	if err := f.hook(OpWrite, path); err != nil {
 		return err
 	}
-	if _, err := file.Write(data); err != nil {
+	if _, err := io.Copy(file, source); err != nil {
 		return err
 	}
+	return f.sync(file, path)
+}
+
+func (f *FS) sync(file *os.File, path string) error {
 	if err := f.hook(OpSync, path); err != nil {
 		return err
 	}
@@ -132,7 +154,7 @@ func (f *FS) Append(path string, data []byte, perm os.FileMode) error {
 	if err != nil {
 		return err
 	}
-	if err := f.fill(file, path, data); err != nil {
+	if err := f.fill(file, path, bytes.NewReader(data)); err != nil {
 		return errors.Join(err, file.Truncate(info.Size()))
 	}
 	if info.Size() > 0 {
@@ -156,8 +178,5 @@ func (f *FS) Truncate(path string, size int64) error {
 	if err := file.Truncate(size); err != nil {
 		return err
 	}
-	if err := f.hook(OpSync, path); err != nil {
-		return err
-	}
-	return file.Sync()
+	return f.sync(file, path)
 }

@@ -4,5 +4,6 @@ package boot
 func All(d Deps) []Named {
 	return []Named{
 		{"file", newFile(d)},
+		{"systemd-boot", newSystemdBoot(d)},
 	}
 }

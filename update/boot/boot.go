@@ -30,14 +30,24 @@ type Loader interface {
 	// default slot.
 	TryNext(slot string) error
 	// Commit makes slot the default from now on, drops a TryNext that was not
-	// used yet, and reads back what it wrote.
+	// used yet, and reads back what it wrote. It may refuse a slot that does not run.
 	Commit(slot string) error
 }
 
-// Deps is what loaders are made of. Folder is required, by the file loader.
+// Imager is a Loader that starts an image of the release itself.
+type Imager interface {
+	// Image is the kind of that image. TryNext takes it from the slot's folder.
+	Image() string
+}
+
+// Deps is what loaders are made of. All need FS and Folder; the rest is for
+// systemd-boot, which is not there without ESP.
 type Deps struct {
-	FS     *fsx.FS
-	Folder string // of the file loader's records
+	FS          *fsx.FS
+	Folder      string // with slot-a and slot-b; the file loader's records are in it
+	ESP         string // where the EFI system partition is mounted
+	EFIVars     string // folder of efivarfs
+	CommandLine string // file with the kernel's command line
 }
 
 // Named is a loader by the name that a configuration uses.
