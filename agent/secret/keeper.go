@@ -66,7 +66,7 @@ func (k *Keeper) slots(ctx context.Context) (helperwire.Slots, counter.Record, e
 		return s, record, err
 	}
 	if s.Counter != "ok" {
-		return s, record, fmt.Errorf("the epoch counter can't be sealed to: %s; the helper makes one with --epoch-counter", s.Counter)
+		return s, record, fmt.Errorf("the epoch counter can't be sealed to: %s; the helper's log says why", s.Counter)
 	}
 	return s, record, json.Unmarshal(s.CounterRecord, &record)
 }

@@ -103,7 +103,7 @@ func (g *gateway) boot(ctx context.Context, words, trust string) error {
 	}
 	g.helper, err = start(g.name+" helper", g.path("helper.log"), g.binary, "helper",
 		"--listen", g.helperSocket(), "--peer-uid", strconv.Itoa(os.Getuid()), "--trust", trust, "--state", g.path("helper"),
-		"--slots", g.machine.dir, "--product-file", g.machine.productFile(), "--reboot-file", g.rebootFile(), "--epoch-counter",
+		"--slots", g.machine.dir, "--product-file", g.machine.productFile(), "--reboot-file", g.rebootFile(),
 		"--tpm", "unix:"+g.tpmSocket(), "--event-log", g.path("boot/eventlog"), "--ima-log", g.path("boot/ima"))
 	if err != nil {
 		return err
