@@ -61,6 +61,7 @@ type Agent struct {
 	secrets  *secret.Keeper
 
 	fresh      atomic.Pointer[[]byte] // the challenge of this boot, nil until it is settled
+	running    atomic.Pointer[string] // slot, as the helper says
 	verdict    atomic.Pointer[wire.Verdict]
 	unanswered atomic.Int32           // questions for a verdict since the last one came
 	answered   atomic.Pointer[[]byte] // nonce of the challenge that was answered last

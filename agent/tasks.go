@@ -226,6 +226,14 @@ func (a *Agent) challenge() []byte {
 // helperPatience is about how long the agent waits for its helper's challenge.
 const helperPatience = 16 * time.Second
 
+// slot is the one that runs, "" where there are none or the helper did not say yet.
+func (a *Agent) slot() string {
+	if running := a.running.Load(); a.settings.Slot == "" && running != nil {
+		return *running
+	}
+	return a.settings.Slot
+}
+
 // settleChallenge takes the helper's, which checks its commands by itself and keeps
 // one for the whole boot. A gateway whose helper does not answer has its own.
 func (a *Agent) settleChallenge(ctx context.Context) error {
@@ -245,6 +253,9 @@ func (a *Agent) settleChallenge(ctx context.Context) error {
 		}
 	}
 	a.fresh.Store(&fresh)
+	if slots, err := a.helper.Slots(ctx); err == nil {
+		a.running.Store(&slots.Running)
+	}
 	a.askReport()
 	<-ctx.Done()
 	return ctx.Err()
@@ -297,7 +308,7 @@ func (a *Agent) askAgain(ctx context.Context) error {
 func (a *Agent) claims() attest.Claims {
 	_, head := a.audit.Head()
 	c := attest.Claims{
-		Version: 1, Software: a.version, Slot: a.settings.Slot, Audit: head,
+		Version: 1, Software: a.version, Slot: a.slot(), Audit: head,
 	}
 	if a.health != nil {
 		c.Posture = a.health.Report().Posture
@@ -342,7 +353,7 @@ func (a *Agent) healthMessage() wire.Health {
 	report := a.health.Report()
 	_, trusted := a.clock.Now()
 	return wire.Health{
-		Version: 1, Software: a.version, Slot: a.settings.Slot, Grade: report.Grade, Findings: report.Findings, Posture: report.Posture,
+		Version: 1, Software: a.version, Slot: a.slot(), Grade: report.Grade, Findings: report.Findings, Posture: report.Posture,
 		TimeTrust: trusted, Challenge: a.challenge(), Dropped: a.outbox.Dropped(),
 	}
 }
@@ -405,7 +416,7 @@ func (a *Agent) Status() local.Status {
 	connection, report := a.link.Status(), a.health.Report()
 	index, head := a.audit.Head()
 	s := local.Status{
-		Software: a.version, Fleet: a.fleet.Fleet, Device: a.Device(), Model: a.settings.model(), Slot: a.settings.Slot, Now: now, TimeTrusted: trusted, Phase: phase,
+		Software: a.version, Fleet: a.fleet.Fleet, Device: a.Device(), Model: a.settings.model(), Slot: a.slot(), Now: now, TimeTrusted: trusted, Phase: phase,
 		Link: local.Link{
 			Connected: connection.Connected, Identity: connection.Identity, Broker: connection.Broker,
 			Since: connection.Since, LastError: connection.LastError,

@@ -59,7 +59,6 @@ trust = %q
 socket = %q
 helper = %q
 tpm = %q
-slot = %q
 [identity]
 model = %q
 hostname = %q
@@ -69,7 +68,7 @@ services = %q
 [update]
 auto = %t
 interval = "1s"
-`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket(), g.slot, model, g.name, g.machine.health(), g.updates)
+`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket(), model, g.name, g.machine.health(), g.updates)
 	return os.WriteFile(g.path("agent.toml"), []byte(settings), 0o600)
 }
 
