@@ -229,14 +229,23 @@ func purged(m *machine, before []string) {
 			m.t.Errorf("it does not say that %s goes:\n%s", name, said)
 		}
 	}
-	for _, path := range m.files() {
-		if _, found := slices.BinarySearch(before, path); !found {
-			m.t.Errorf("left behind: %s", path)
-		}
+	for _, path := range added(before, m.files()) {
+		m.t.Errorf("left behind: %s", path)
 	}
 	if _, err := m.try("stat", "/run/gatewarden"); err == nil {
 		m.t.Error("left behind: /run/gatewarden")
 	}
+}
+
+// added returns what is in after alone; both are sorted.
+func added(before, after []string) []string {
+	var more []string
+	for _, path := range after {
+		if _, found := slices.BinarySearch(before, path); !found {
+			more = append(more, path)
+		}
+	}
+	return more
 }
 
 // files lists the machine's files, sorted, but for what its own systemd and dpkg
