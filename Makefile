@@ -4,7 +4,8 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # When the source was committed, so that the same source gives the same bytes.
 BUILT   ?= $(shell git log -1 --format=%cI 2>/dev/null || echo 2026-01-01T00:00:00Z)
-LDFLAGS  = -s -w -funcalign=16 -X main.version=$(VERSION) -X main.buildTime=$(BUILT)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS  = -s -w -funcalign=16 -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.buildTime=$(BUILT)
 STATIC   = CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)"
 STATICCHECK = go tool -modfile=tools/go.mod staticcheck
 # How the device binary is made small: without HTTP/2, which nothing there speaks
@@ -17,10 +18,10 @@ ARGS    ?=
 PKG     ?= ./...
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-long race fuzz e2e bench lint docs packages check
+.PHONY: help setup build demo test test-long race fuzz e2e bench lint docs packages packages-test check
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-13s %s\n", $$1, $$2}'
 
 setup: ## install what demo and tests need (apt, as root), or say what to run
 	@./tools/setup.sh
@@ -57,8 +58,14 @@ lint: ## vet and staticcheck alone
 docs: ## check the documentation's links, the tests that it names, and what is generated
 	@go run ./internal/check links cited generated
 
-packages: ## Debian packages
-	@echo "packages are not built yet: they come with the systemd units (packaging/README.md)." >&2; exit 1
+packages: ## Debian and RPM packages of both programs into dist/, linted
+	@./tools/setup.sh packages
+	@rm -rf dist
+	@go run ./packaging/build -lint $(ARGS)
+
+packages-test: ## install, upgrade, remove and run the packages in scratch systems (root)
+	@./tools/setup.sh packages
+	GATEWARDEN_LONG=1 go test -count=1 -timeout 30m ./packaging/...
 
 check: ## what must be green before review
 	@go run ./internal/check

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs what the demo and the tests need besides Go, on Debian and its kin.
-# Does nothing, quickly, where all of it is there.
+# Does nothing, quickly, where all of it is there. With the argument `packages` also
+# what checks and tries the packages (make packages, make packages-test).
 set -eu
 
-packages="swtpm swtpm-tools tpm2-tools mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon"
+packages="swtpm swtpm-tools tpm2-tools mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon systemd"
 
 # One command (or file) for each package.
 missing=""
@@ -22,7 +23,20 @@ need certtool gnutls-bin
 need casync casync
 need git git
 need dbus-daemon dbus-daemon
+need systemd-analyze systemd
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+
+if [ "${1:-}" = packages ]; then
+	packages="$packages lintian rpmlint rpm cpio binutils python3-magic mmdebstrap systemd-container"
+	need lintian lintian
+	need rpmlint rpmlint
+	need rpm rpm
+	need cpio cpio
+	need readelf binutils
+	need mmdebstrap mmdebstrap
+	need systemd-nspawn systemd-container
+	[ -e /usr/lib/python3/dist-packages/magic ] || missing="$missing python3-magic"
+fi
 
 if ! command -v go >/dev/null 2>&1; then
 	echo "setup: Go 1.26 or later is missing: https://go.dev/dl/" >&2

@@ -1,3 +1,5 @@
+//go:build !docgen
+
 // Command gatewarden-fleet is the fleet's side: `serve` is the server, `demo` a
 // whole fleet on one machine, the other verbs are for operators.
 package main

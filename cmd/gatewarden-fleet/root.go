@@ -18,8 +18,11 @@ import (
 
 const defaultConfig = "/etc/gatewarden-fleet/fleet.toml"
 
-// version is set by the linker (Makefile).
-var version = "0.0.0-dev"
+// Set by the linker (Makefile).
+var (
+	version = "0.0.0-dev"
+	commit  = "unknown"
+)
 
 // run is the whole program but for process globals.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -84,13 +87,13 @@ func (o *options) logger() *slog.Logger { return slog.New(slog.NewTextHandler(o.
 func versionVerb(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "print the version",
+		Short: "print version and commit",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if o.json {
-				return o.printJSON(map[string]string{"version": version})
+				return o.printJSON(map[string]string{"version": version, "commit": commit})
 			}
-			fmt.Fprintf(o.stdout, "gatewarden-fleet %s\n", version)
+			fmt.Fprintf(o.stdout, "gatewarden-fleet %s (commit %s)\n", version, commit)
 			return nil
 		},
 	}

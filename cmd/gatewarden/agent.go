@@ -18,7 +18,9 @@ func agentVerb(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a, err := agent.New(cmd.Context(), s, build(), o.logger(verbose))
+			log := o.logger(verbose)
+			restrict(s, "/etc/resolv.conf", log)
+			a, err := agent.New(cmd.Context(), s, build(), log)
 			if err != nil {
 				return err
 			}

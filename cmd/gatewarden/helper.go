@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"os/user"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,7 +27,7 @@ const helperIdle = 30 * time.Second
 
 func helperVerb(o *options) *cobra.Command {
 	c := helper.Config{Reboot: helper.Systemctl, Now: time.Now, Synced: clock.KernelSynced, FS: &fsx.FS{}}
-	var listen, chip, slots, product, rebootFile string
+	var listen, peer, chip, slots, product, rebootFile string
 	var counter bool
 	cmd := &cobra.Command{
 		Use:   "helper",
@@ -50,6 +52,11 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 			if rebootFile != "" {
 				c.Reboot = func(context.Context) error { return c.FS.WriteFile(rebootFile, nil, 0o644) }
 			}
+			if c.PeerUID < 0 {
+				if c.PeerUID, err = userID(peer); err != nil {
+					return err
+				}
+			}
 			if c.Listener, err = helperListener(listen, &c); err != nil {
 				return err
 			}
@@ -58,7 +65,8 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&listen, "listen", "", "make the socket at this `PATH` instead of taking systemd's")
-	f.IntVar(&c.PeerUID, "peer-uid", -1, "user id `N` of the agent: the only one that may ask")
+	f.StringVar(&peer, "peer", "gatewarden", "the agent's `USER`: the only one that may ask")
+	f.IntVar(&c.PeerUID, "peer-uid", -1, "the same by its number `N`; it goes before --peer")
 	f.StringVar(&c.Trust, "trust", "/etc/gatewarden/trust", "`FOLDER` of the trust documents, root-owned")
 	f.StringVar(&c.State, "state", "/var/lib/gatewarden-helper", "`FOLDER` of the helper's own records")
 	f.StringVar(&chip, "tpm", "/dev/tpmrm0", "`DEVICE` of the TPM, or unix:PATH of an emulator")
@@ -68,7 +76,6 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 	f.StringVar(&product, "product-file", "/etc/gatewarden/product.json", "`FILE` that says what this machine is, root-owned; without it nothing can be installed")
 	f.BoolVar(&counter, "epoch-counter", true, "hold the security epoch by a counter in the TPM too, which is made when there is none; sealed secrets need it")
 	f.StringVar(&rebootFile, "reboot-file", "", "make this `FILE` instead of rebooting, for machines without systemd")
-	_ = cmd.MarkFlagRequired("peer-uid") // the flag exists: it was made above
 	return cmd
 }
 
@@ -84,6 +91,15 @@ func helperListener(path string, c *helper.Config) (*net.UnixListener, error) {
 		err = errors.New("no socket was passed: start gatewarden-helper.socket, or give --listen PATH")
 	}
 	return l, err
+}
+
+// userID looks a user up in /etc/passwd.
+func userID(name string) (int, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return 0, fmt.Errorf("look up the agent's user: %w\nhint: the package makes the user gatewarden; --peer names another", err)
+	}
+	return strconv.Atoi(u.Uid)
 }
 
 // updates is nil where nothing can be installed: the other verbs work all the same.

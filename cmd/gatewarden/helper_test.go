@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/user"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -42,11 +42,15 @@ func TestHelperCommandServesUpdates(t *testing.T) {
 	if _, err := boot.FileBoot(at("slots")); err != nil {
 		t.Fatal(err)
 	}
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan int, 1)
 	var stderr bytes.Buffer
 	go func() {
-		ended <- run(ctx, []string{"helper", "--listen", at("s"), "--peer-uid", strconv.Itoa(os.Geteuid()), "--trust", at("trust"), "--state", at("state"),
+		ended <- run(ctx, []string{"helper", "--listen", at("s"), "--peer", me.Username, "--trust", at("trust"), "--state", at("state"),
 			"--tpm", "unix:" + chip.Socket, "--slots", at("slots"), "--product-file", at("trust/product.json"), "--reboot-file", at("reboot")},
 			&stderr, &stderr)
 	}()

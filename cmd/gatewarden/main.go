@@ -1,3 +1,5 @@
+//go:build !docgen
+
 // Command gatewarden is the security agent of a gateway: `agent` and `helper` are
 // its two processes, the other verbs ask the agent.
 package main

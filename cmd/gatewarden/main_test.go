@@ -22,7 +22,7 @@ import (
 var rewrite = flag.Bool("update", false, "rewrite the golden texts in testdata")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"gatewarden": main})
+	testscript.Main(m, map[string]func(){"gatewarden": main, "restricted": restrictedMain})
 }
 
 // Scripts run the real program. Their golden texts change only with -update.

@@ -14,6 +14,7 @@ import (
 // Set by the linker (Makefile).
 var (
 	version   = "0.0.0-dev"
+	commit    = "unknown"
 	buildTime = "" // RFC 3339: the time of the commit
 )
 
@@ -45,16 +46,16 @@ func build() agent.Build {
 func versionVerb(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "print version, build time and platform",
+		Short: "print version, commit, build time and platform",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			b := build()
 			if o.json {
 				return o.printJSON(map[string]string{
-					"version": b.Version, "built": b.Time.Format(time.RFC3339), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
+					"version": b.Version, "commit": commit, "built": b.Time.Format(time.RFC3339), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH,
 				})
 			}
-			fmt.Fprintf(o.stdout, "gatewarden %s (%s, %s/%s, sources of %s)\n", b.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH, b.Time.Format("2006-01-02"))
+			fmt.Fprintf(o.stdout, "gatewarden %s (commit %s, %s, %s/%s, sources of %s)\n", b.Version, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH, b.Time.Format("2006-01-02"))
 			return nil
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -137,6 +138,20 @@ func TestASmallBinaryPasses(t *testing.T) {
 	if _, err := checkBinary(t.Context(), dir); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestAUnitThatLeavesMoreOpenIsRefused(t *testing.T) {
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Skip("systemd-analyze is not installed (Debian package systemd)")
+	}
+	files := make(map[string]string)
+	for _, u := range units()[1:] {
+		files[u.file] = "[Service]\nExecStart=/bin/true\nPrivateNetwork=yes\nProtectSistem=strict\n"
+	}
+	_, err := checkUnits(t.Context(), lay(t, files))
+	wantFault(t, err, "gatewarden.service: does not exist",
+		"Unknown key 'ProtectSistem'", "gatewarden-helper.service: exposure is 9.",
+		"Unknown key 'ProtectSistem'", "gatewarden-fleet.service: exposure is 9.")
 }
 
 func TestOneFaultFailsTheRunButAllAreTried(t *testing.T) {

@@ -52,6 +52,7 @@ func all() []check {
 		{"binary", "the device binary is small, static and without what disables dead-code removal", checkBinary},
 		{"counts", "the TPM commands of enrolling, starting and attesting are within the budget", checkCounts},
 		{"cross", "the device binary builds for the other architectures", checkCross},
+		{"units", "the systemd units leave no more open than they say", checkUnits},
 		{"links", "no dead links in the documentation", checkLinks},
 		{"cited", "every test that the documentation names exists", checkCited},
 		{"generated", "generated documentation is up to date", checkGenerated},
