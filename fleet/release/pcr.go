@@ -16,16 +16,16 @@ import (
 // is no Secure Boot (design, section 7).
 func pcrSets() [][]int { return [][]int{{11, 12, 13}, {4, 11, 12, 13}} }
 
-// approve signs what the release's boot measures in each phase path, for secrets of
-// every epoch up to its own, with each PCR-policy key of the product.
-func (r *Repo) approve(rel *release.Release, boot attest.Boot, phases []string) ([]release.PCRPolicy, error) {
+// approve signs what each of the release's boots measures in each phase path, for
+// secrets of every epoch up to its own, with each PCR-policy key of the product.
+func (r *Repo) approve(rel *release.Release, boots []attest.Boot, phases []string) ([]release.PCRPolicy, error) {
 	keys, err := r.policySigners(rel.Product)
 	if err != nil {
 		return nil, err
 	}
 	each := uint64(0)
 	for _, path := range phases {
-		each += uint64(len(refs(rel, 1, path)) * len(keys))
+		each += uint64(len(refs(rel, 1, path)) * len(keys) * len(boots))
 	}
 	if rel.Epoch > release.MaxPolicies/each {
 		return nil, fmt.Errorf("%d epochs with %d PCR policies each: a release carries at most %d", rel.Epoch, each, release.MaxPolicies)
@@ -34,12 +34,12 @@ func (r *Repo) approve(rel *release.Release, boot attest.Boot, phases []string) 
 	for epoch := uint64(1); epoch <= rel.Epoch; epoch++ {
 		for _, path := range phases {
 			for _, ref := range refs(rel, epoch, path) {
-				for _, k := range keys {
-					one, err := approveOne(k, ref, boot, path)
+				for _, boot := range boots {
+					some, err := approveBoot(keys, ref, boot, path)
 					if err != nil {
 						return nil, err
 					}
-					list = append(list, one)
+					list = append(list, some...)
 				}
 			}
 		}
@@ -60,6 +60,18 @@ func refs(rel *release.Release, epoch uint64, path string) []tpmpolicy.Ref {
 		}
 	}
 	return list
+}
+
+func approveBoot(keys []keyPair, ref tpmpolicy.Ref, boot attest.Boot, path string) ([]release.PCRPolicy, error) {
+	var list []release.PCRPolicy
+	for _, k := range keys {
+		one, err := approveOne(k, ref, boot, path)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, one)
+	}
+	return list, nil
 }
 
 func approveOne(k keyPair, ref tpmpolicy.Ref, boot attest.Boot, path string) (release.PCRPolicy, error) {
