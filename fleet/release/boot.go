@@ -14,11 +14,11 @@ import (
 
 // input is the file of an image to be.
 type input struct {
-	slot, of string // kind, and the slot that alone may get it
-	file     string
+	kind, slot string // slot: that alone may get it, empty: either
+	file       string
 }
 
-// ukis are the files of slot "boot": none, one, or one for each slot.
+// ukis are the files of kind "boot": none, one, or one for each slot.
 func (o *BuildOptions) ukis() ([]input, error) {
 	switch perSlot := o.UKIA + o.UKIB; {
 	case o.UKI != "" && perSlot == "":
@@ -54,7 +54,7 @@ func (r *Repo) predict(rel *release.Release, o BuildOptions, ukis []input) error
 	var list []attest.Release
 	for i, boot := range boots {
 		one := boot.Release(rel.Product, rel.Version)
-		one.For = ukis[i].of
+		one.For = ukis[i].slot
 		list = append(list, one)
 	}
 	if len(list) == 1 {
@@ -92,8 +92,8 @@ func readBoots(ukis []input, loaderFile string) ([]attest.Boot, error) {
 		if err != nil {
 			return nil, err
 		}
-		if word := misplaced(in.of, boot.CommandLine); word != "" {
-			return nil, fmt.Errorf("the UKI for slot %s has %q in its command line: no gateway would start it there", in.of, word)
+		if word := misplaced(in.slot, boot.CommandLine); word != "" {
+			return nil, fmt.Errorf("the UKI for slot %s has %q in its command line: no gateway would start it there", in.slot, word)
 		}
 		boots = append(boots, boot)
 	}

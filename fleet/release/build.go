@@ -165,9 +165,9 @@ func checkEpochs(all []*release.Release) error {
 func (r *Repo) pack(ctx context.Context, rel *release.Release, o BuildOptions, ukis []input, built *Built) ([]file, error) {
 	var files []file
 	for _, in := range append([]input{{"rootfs", "", o.Rootfs}}, ukis...) {
-		about := release.Image{Slot: in.slot, For: in.of}
-		name, ending := prefixOf(rel)+"/"+imageName(about.Slot, about.For), ".img"
-		if in.slot == "boot" {
+		about := release.Image{Slot: in.kind, For: in.slot}
+		name, ending := prefixOf(rel)+"/"+imageName(in.kind, in.slot), ".img"
+		if in.kind == "boot" {
 			ending = ".efi"
 		}
 		about.Name, about.Index = name+ending, name+".caibx"

@@ -31,15 +31,27 @@ func (r *Repo) approve(rel *release.Release, boots []attest.Boot, phases []strin
 		return nil, fmt.Errorf("%d epochs with %d PCR policies each: a release carries at most %d", rel.Epoch, each, release.MaxPolicies)
 	}
 	var list []release.PCRPolicy
+	for _, boot := range boots {
+		some, err := approveBoot(rel, keys, boot, phases)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, some...)
+	}
+	return list, nil
+}
+
+func approveBoot(rel *release.Release, keys []keyPair, boot attest.Boot, phases []string) ([]release.PCRPolicy, error) {
+	var list []release.PCRPolicy
 	for epoch := uint64(1); epoch <= rel.Epoch; epoch++ {
 		for _, path := range phases {
 			for _, ref := range refs(rel, epoch, path) {
-				for _, boot := range boots {
-					some, err := approveBoot(keys, ref, boot, path)
+				for _, k := range keys {
+					one, err := approveOne(k, ref, boot, path)
 					if err != nil {
 						return nil, err
 					}
-					list = append(list, some...)
+					list = append(list, one)
 				}
 			}
 		}
@@ -60,18 +72,6 @@ func refs(rel *release.Release, epoch uint64, path string) []tpmpolicy.Ref {
 		}
 	}
 	return list
-}
-
-func approveBoot(keys []keyPair, ref tpmpolicy.Ref, boot attest.Boot, path string) ([]release.PCRPolicy, error) {
-	var list []release.PCRPolicy
-	for _, k := range keys {
-		one, err := approveOne(k, ref, boot, path)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, one)
-	}
-	return list, nil
 }
 
 func approveOne(k keyPair, ref tpmpolicy.Ref, boot attest.Boot, path string) (release.PCRPolicy, error) {
