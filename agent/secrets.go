@@ -51,7 +51,8 @@ func (a *Agent) settleSecrets(ctx context.Context) error {
 	if a.updates != nil {
 		state := a.updates.Status().State
 		committing := state == update.Trying || state == update.Confirming || state == update.Committing
-		if err := a.secrets.Tidy(ctx, committing); err != nil && ctx.Err() == nil {
+		err := a.patiently(ctx, func() error { return a.secrets.Tidy(ctx, committing) })
+		if err != nil && ctx.Err() == nil {
 			a.log.Info("sealed secrets are left as they are", "reason", err)
 		}
 	}

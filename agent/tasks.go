@@ -26,6 +26,10 @@ import (
 const (
 	maxVerdictFile = wire.MaxBody
 	mostUnanswered = 3 // questions in a row without a verdict, before the identity is looked at
+
+	// retryEvidence is the first rest after evidence that could not be made; it doubles
+	// up to the usual interval.
+	retryEvidence = time.Second
 )
 
 // Run works until ctx ends or a task fails.
@@ -34,6 +38,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	socket, err := a.listen()
 	if err != nil {
 		return err
+	}
+	a.log.Info("agent started", "device", a.Device(), "version", a.version)
+	a.event("agent.started", "agent "+a.version+" started")
+	// Whoever asks the socket now is answered as soon as its task runs.
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		a.log.Warn("tell the service manager", "error", err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
@@ -51,11 +61,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
 	} {
 		group.Go(func() error { return task(ctx) })
-	}
-	a.log.Info("agent started", "device", a.Device(), "version", a.version)
-	a.event("agent.started", "agent "+a.version+" started")
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		a.log.Warn("tell the service manager", "error", err)
 	}
 	err = group.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -94,9 +99,7 @@ func (a *Agent) listen() (net.Listener, error) {
 func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 	switch kind {
 	case wire.KindChallenge:
-		if err := a.answer(ctx, payload); err != nil {
-			a.log.Error("answer challenge", "error", err)
-		}
+		a.noteEvidence(a.answer(ctx, payload))
 	case wire.KindVerdict:
 		var v wire.Verdict
 		if err := strictjson.Unmarshal(payload, &v); err != nil || v.Device != a.Device() {
@@ -111,6 +114,21 @@ func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 		a.commands.Handle(ctx, payload)
 	default:
 		a.log.Warn("message of unknown kind ignored", "kind", kind)
+	}
+}
+
+// noteEvidence has the fleet asked again soon if evidence could not be made: at a
+// start the helper may come after the agent.
+func (a *Agent) noteEvidence(err error) {
+	if err == nil {
+		a.unable.Store(0)
+		return
+	}
+	a.log.Error("answer challenge", "error", err)
+	a.unable.Add(1)
+	select {
+	case a.askSoon <- struct{}{}:
+	default:
 	}
 }
 
@@ -238,11 +256,34 @@ func (a *Agent) slot() string {
 // one for the whole boot. A gateway whose helper does not answer has its own.
 func (a *Agent) settleChallenge(ctx context.Context) error {
 	fresh := a.clock.Challenge()
-	for wait := helperPatience / 16; wait < helperPatience; wait *= 2 {
+	err := a.patiently(ctx, func() error {
 		info, err := a.helper.Info(ctx)
-		if err == nil && len(info.Challenge) == wire.NonceSize {
+		if err == nil && len(info.Challenge) != wire.NonceSize {
+			err = errors.New("the helper has no challenge")
+		}
+		if err == nil {
 			fresh = info.Challenge
-			break
+		}
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("commands have to carry the agent's own challenge", "error", err)
+	}
+	a.fresh.Store(&fresh)
+	if slots, err := a.helper.Slots(ctx); err == nil {
+		a.running.Store(&slots.Running)
+	}
+	a.askReport()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// patiently tries what needs the helper, which may come after the agent.
+func (a *Agent) patiently(ctx context.Context, try func() error) error {
+	for wait := helperPatience / 16; ; wait *= 2 {
+		err := try()
+		if err == nil || wait >= helperPatience {
+			return err
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -252,13 +293,6 @@ func (a *Agent) settleChallenge(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
-	a.fresh.Store(&fresh)
-	if slots, err := a.helper.Slots(ctx); err == nil {
-		a.running.Store(&slots.Running)
-	}
-	a.askReport()
-	<-ctx.Done()
-	return ctx.Err()
 }
 
 // settleCommands answers for commands that a power cut interrupted, at start and
@@ -361,13 +395,18 @@ func (a *Agent) healthMessage() wire.Health {
 // attestRegularly asks to be judged at each interval while there is a connection;
 // each new connection asks by itself.
 func (a *Agent) attestRegularly(ctx context.Context) error {
-	ticker := time.NewTicker(time.Duration(a.settings.Attest.Interval))
-	defer ticker.Stop()
+	interval := time.Duration(a.settings.Attest.Interval)
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-ticker.C:
+		case <-a.askSoon:
+			timer.Reset(min(interval, retryEvidence<<min(a.unable.Load(), 16)))
+			continue
+		case <-timer.C:
+			timer.Reset(interval)
 		}
 		if !a.link.Status().Connected {
 			continue
