@@ -156,6 +156,16 @@ func (k *Keeper) measured(ctx context.Context, pcrs []int) (tpmpolicy.Digest, er
 	return tpmpolicy.Digest{}.PCR(values)
 }
 
+// CoversRoot says whether what runs was booted with a hash of its root file system.
+func (k *Keeper) CoversRoot(ctx context.Context) (bool, error) {
+	s, _, err := k.slots(ctx)
+	if err != nil {
+		return false, err
+	}
+	r, err := k.c.Running(ctx, s)
+	return err == nil && coversRoot(r), err
+}
+
 // signed are the PCR policies of the release that runs.
 func (k *Keeper) signed(ctx context.Context) ([]tpmpolicy.Signed, error) {
 	s, _, err := k.slots(ctx)
