@@ -223,6 +223,9 @@ func removed(files ...string) func(*machine) {
 }
 
 func purged(m *machine, before []string) {
+	if len(added(before, m.files())) < 20 {
+		m.t.Error("hardly anything is there to be removed")
+	}
 	said := m.run("dpkg", "--purge", "gatewarden", "gatewarden-fleet")
 	for _, name := range []string{"/var/lib/gatewarden, /var/lib/gatewarden-helper", "/var/lib/gatewarden-fleet"} {
 		if !strings.Contains(said, name) {

@@ -43,43 +43,57 @@ func scratch(t *testing.T, tools ...string) {
 	}
 }
 
-// versions are the folders of the packages of release 1.0.0 and 1.1.0, built once.
-var versions = sync.OnceValues(func() ([2]string, error) {
-	var dirs [2]string
-	arch := runtime.GOARCH
-	if arch == "arm" {
-		arch = "armhf"
-	}
+// debs and rpms are the folders of the packages of release 1.0.0 and 1.1.0, built
+// once.
+var (
+	debs = sync.OnceValues(func() ([2]string, error) { return releases("deb") })
+	rpms = sync.OnceValues(func() ([2]string, error) { return releases("rpm") })
+)
+
+func releases(format string) (dirs [2]string, err error) {
 	for i, version := range []string{"v1.0.0", "v1.1.0"} {
-		dir, err := os.MkdirTemp("", "gatewarden-packages")
-		if err != nil {
-			return dirs, err
-		}
-		dirs[i] = dir
-		cmd := exec.Command("go", "run", "./packaging/build", "-arch", arch, "-version", version, "-out", dir)
+		dirs[i] = filepath.Join(os.Getenv("GATEWARDEN_PACKAGES"), format+version)
+		cmd := exec.Command("go", "run", "./packaging/build", "-arch", architecture(), "-format", format, "-version", version, "-out", dirs[i])
 		cmd.Dir = ".."
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return dirs, fmt.Errorf("build packages: %w\n%s", err, out)
 		}
 	}
 	return dirs, nil
-})
+}
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if os.Getenv("GATEWARDEN_PACKAGES") != "" {
-		dirs, _ := versions()
-		for _, dir := range dirs {
-			os.RemoveAll(dir)
-		}
+// architecture is this machine's, by Debian's name.
+func architecture() string {
+	if runtime.GOARCH == "arm" {
+		return "armhf"
 	}
+	return runtime.GOARCH
+}
+
+// TestMain gives the packages a folder, if they are asked for.
+func TestMain(m *testing.M) {
+	if os.Getenv("GATEWARDEN_PACKAGES") == "" {
+		os.Exit(m.Run())
+	}
+	dir, err := os.MkdirTemp("", "gatewarden-packages")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Setenv("GATEWARDEN_PACKAGES", dir)
+	code := m.Run()
+	os.RemoveAll(dir)
 	os.Exit(code)
 }
 
 // packages returns the files of one program and kind, of 1.0.0 and 1.1.0.
 func packages(t *testing.T, pattern string) (first, second string) {
 	t.Helper()
-	dirs, err := versions()
+	built := debs
+	if filepath.Ext(pattern) == ".rpm" {
+		built = rpms
+	}
+	dirs, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,12 +157,13 @@ func write(t *testing.T, path, text string) {
 // machine is a booted Debian in a container: its systemd starts the units that
 // are installed, with all that they ask for.
 type machine struct {
-	t      *testing.T
-	root   string
-	leader string // its first process, seen from here
+	t       *testing.T
+	root    string
+	leader  string // its first process, seen from here
+	console string // file
 }
 
-// boot starts a machine; bind is a folder of this one, to be seen at /run/host-folder.
+// boot starts a machine; bind is a folder of this one, to be seen at /host.
 func boot(t *testing.T, bind string) *machine {
 	t.Helper()
 	m := &machine{t: t, root: system(t)}
@@ -165,6 +180,7 @@ func boot(t *testing.T, bind string) *machine {
 		t.Fatal(err)
 	}
 	defer log.Close()
+	m.console = log.Name()
 	cmd := exec.Command("systemd-nspawn", args...)
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	cmd.Stdout, cmd.Stderr = log, log
@@ -173,14 +189,14 @@ func boot(t *testing.T, bind string) *machine {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			m.leave(log.Name())
+			m.leave()
 		}
 		m.stop(cmd)
 	})
 	m.await("boot", func() error {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
 		if err != nil || len(strings.Fields(string(children))) != 1 {
-			return fmt.Errorf("no first process yet: %s, %w", children, errors.Join(err, content(log.Name())))
+			return fmt.Errorf("no first process yet: %s, %w", children, errors.Join(err, content(m.console)))
 		}
 		m.leader = strings.Fields(string(children))[0]
 		out, err := m.try("systemctl", "is-system-running")
@@ -199,9 +215,9 @@ func content(path string) error {
 }
 
 // leave shows what the machine said, when a test failed.
-func (m *machine) leave(console string) {
+func (m *machine) leave() {
 	journal, err := m.try("journalctl", "--no-pager", "-n", "200")
-	m.t.Logf("journal (%v):\n%s\nconsole:\n%v", err, journal, content(console))
+	m.t.Logf("journal (%v):\n%s\nconsole:\n%v", err, journal, content(m.console))
 }
 
 func (m *machine) stop(cmd *exec.Cmd) {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
 )
 
@@ -31,11 +30,7 @@ func build(t *testing.T, folder, umask string) map[string]string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), folder)
 	command(t, patience, "git", "clone", "--quiet", "--shared", "..", dir)
-	arch := runtime.GOARCH
-	if arch == "arm" {
-		arch = "armhf"
-	}
-	cmd := exec.Command("sh", "-c", "umask "+umask+" && git checkout --quiet HEAD -- . && go run ./packaging/build -arch "+arch)
+	cmd := exec.Command("sh", "-c", "umask "+umask+" && git checkout --quiet HEAD -- . && go run ./packaging/build -arch "+architecture())
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)

@@ -55,6 +55,27 @@ func TestAgentsUnitLetsItDoOnlyItsWork(t *testing.T) {
 	}
 }
 
+// The helper has no capability, and the reboot is the one program that it runs.
+func TestHelpersUnitCanReboot(t *testing.T) {
+	scratch(t, "systemd-nspawn", "nsenter")
+	deb, _ := packages(t, "gatewarden_*.deb")
+	m := boot(t, "")
+	m.install(deb)
+	dropIn := filepath.Join(m.root, "etc/systemd/system/gatewarden-helper.service.d")
+	if err := os.MkdirAll(dropIn, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dropIn, "test.conf"), "[Service]\nExecStart=\nExecStart=/usr/bin/systemctl reboot\n")
+	m.run("systemctl", "daemon-reload")
+	m.run("systemctl", "start", "--no-block", "gatewarden-helper.service")
+	m.await("reboot", func() error {
+		if text := content(m.console); !strings.Contains(text.Error(), "Rebooting.") {
+			return text
+		}
+		return nil
+	})
+}
+
 func results(t *testing.T, output string) map[string]string {
 	t.Helper()
 	m := regexp.MustCompile(`(?m)^probe: (\{.*\})$`).FindStringSubmatch(output)
