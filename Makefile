@@ -45,8 +45,9 @@ race: setup ## the quick tests with the race detector (needs a C compiler)
 fuzz: ## every fuzz target for FUZZTIME (10s) each
 	@./tools/fuzz.sh
 
-e2e: ## the life of a gateway in a virtual machine
-	@echo "e2e is not built yet: it comes with the package and the update engine (e2e/README.md)." >&2; exit 1
+e2e: ## the life of a gateway in virtual machines; E2E=quick for what every change must pass
+	@./tools/setup.sh e2e
+	GATEWARDEN_E2E=1 GATEWARDEN_LONG=$(LONG) go test -p 1 -count=1 -v -timeout 4h ./e2e
 
 bench: ## every line of the budget with its figure, then the benchmarks
 	@go run ./internal/bench -go

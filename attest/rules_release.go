@@ -66,7 +66,14 @@ func checkBootApplication(a *appraisal) (bool, string) {
 		}
 		return false, text
 	}
-	return true, fmt.Sprintf("all %d boot applications are part of %s", len(a.facts.Applications), a.release.full())
+	var described string
+	for _, app := range a.facts.Applications {
+		if app.Described != "" && described != "" {
+			described += ", "
+		}
+		described += app.Described
+	}
+	return true, fmt.Sprintf("all %d boot applications are part of %s%s", len(a.facts.Applications), a.release.full(), describedAs(described))
 }
 
 func (a *appraisal) releasesWith(application Digest) string {

@@ -66,7 +66,7 @@ func ReadUKI(uki, loader []byte) (Boot, error) {
 	var b Boot
 	for _, name := range sectionOrder() {
 		content := pe.section(name)
-		if content == nil {
+		if content == nil || !pe.measures(name) {
 			continue
 		}
 		b.Sections = append(b.Sections, Section{Name: name, Digest: sha256.Sum256(content)})
@@ -123,6 +123,22 @@ func (pe *peFile) section(name string) []byte {
 		}
 	}
 	return nil
+}
+
+// measures says whether the image's systemd-stub measures a section: each version
+// does so with those whose names it holds, as C strings. That of version 252 does
+// not know .sbat, which its image has. A stub that does not name itself in .sdmagic
+// is taken for one that knows all.
+func (pe *peFile) measures(name string) bool {
+	if pe.section(".sdmagic") == nil {
+		return true
+	}
+	for _, own := range []string{".text", ".rodata", ".data"} {
+		if bytes.Contains(pe.section(own), append([]byte(name), 0)) {
+			return true
+		}
+	}
+	return false
 }
 
 func parsePE(file []byte) (*peFile, error) {

@@ -42,6 +42,31 @@ func TestUKIIsReadAsItWillBeMeasured(t *testing.T) {
 	}
 }
 
+// systemd-stub 252 has a section .sbat, and does not measure it.
+func TestSectionThatTheStubDoesNotKnowIsNotMeasured(t *testing.T) {
+	for names, want := range map[string]string{
+		".linux\x00.osrel\x00":          ".linux .osrel",
+		".linux\x00.osrel\x00.sbat\x00": ".linux .osrel .sbat",
+	} {
+		b, err := attest.ReadUKI(boot.PE(
+			boot.Section{Name: ".data", Data: []byte(names)}, boot.Section{Name: ".sbat", Data: []byte("sbat,1")},
+			boot.Section{Name: ".sdmagic", Data: []byte("#### LoaderInfo: systemd-stub 252 ####")},
+			boot.Section{Name: ".osrel", Data: []byte("ID=x")},
+			boot.Section{Name: ".linux", Data: boot.PE(boot.Section{Name: ".text", Data: []byte("kernel")})},
+		), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, s := range b.Sections {
+			got = append(got, s.Name)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("a stub that knows %q measures %q, want %q", names, got, want)
+		}
+	}
+}
+
 // The image hash leaves out what signing changes, and nothing else.
 func TestAuthenticodeIsThatOfOsslsigncode(t *testing.T) {
 	tool, err := exec.LookPath("osslsigncode")

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the demo and the tests need besides Go, on Debian and its kin.
 # Does nothing, quickly, where all of it is there. With the argument `packages` also
-# what checks and tries the packages (make packages, make packages-test).
+# what checks and tries the packages (make packages, make packages-test); with `e2e`
+# what the virtual machines need (make e2e).
 set -eu
 
 packages="swtpm swtpm-tools tpm2-tools mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon systemd"
@@ -36,6 +37,24 @@ if [ "${1:-}" = packages ]; then
 	need mmdebstrap mmdebstrap
 	need systemd-nspawn systemd-container
 	[ -e /usr/lib/python3/dist-packages/magic ] || missing="$missing python3-magic"
+fi
+
+if [ "${1:-}" = e2e ]; then
+	packages="$packages qemu-system-x86 qemu-utils ovmf mmdebstrap fdisk dosfstools mtools binutils sbsigntool cryptsetup-bin socat zstd grub-common grub-efi-amd64-bin"
+	need qemu-system-x86_64 qemu-system-x86
+	need qemu-img qemu-utils
+	need mmdebstrap mmdebstrap
+	need sfdisk fdisk
+	need mkfs.vfat dosfstools
+	need mcopy mtools
+	need objcopy binutils
+	need sbsign sbsigntool
+	need veritysetup cryptsetup-bin
+	need socat socat
+	need zstd zstd
+	need grub-mkimage grub-common
+	[ -e /usr/lib/grub/x86_64-efi/linux.mod ] || missing="$missing grub-efi-amd64-bin"
+	[ -e /usr/share/OVMF/OVMF_CODE_4M.secboot.fd ] || missing="$missing ovmf"
 fi
 
 if ! command -v go >/dev/null 2>&1; then
