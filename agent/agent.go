@@ -61,11 +61,14 @@ type Agent struct {
 	secrets  *secret.Keeper
 
 	fresh      atomic.Pointer[[]byte] // the challenge of this boot, nil until it is settled
+	running    atomic.Pointer[string] // slot, as the helper says
 	verdict    atomic.Pointer[wire.Verdict]
 	unanswered atomic.Int32           // questions for a verdict since the last one came
+	unable     atomic.Int32           // challenges in a row for which no evidence could be made
 	answered   atomic.Pointer[[]byte] // nonce of the challenge that was answered last
 	verdicts   chan wire.Verdict      // wakes a waiting Attest; never blocks
 	report     chan struct{}          // asks for a health report now
+	askSoon    chan struct{}          // says that the last challenge was not answered
 	settle     chan struct{}          // asks to settle interrupted commands
 	rest       chan struct{}          // says that a burst of work is over
 }
@@ -94,7 +97,7 @@ func New(ctx context.Context, s Settings, b Build, log *slog.Logger) (*Agent, er
 	}
 	a := &Agent{
 		settings: s, version: b.Version, boot: hex.EncodeToString(boot), log: log, fs: &fsx.FS{},
-		verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), settle: make(chan struct{}, 1), rest: make(chan struct{}, 1),
+		verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), askSoon: make(chan struct{}, 1), settle: make(chan struct{}, 1), rest: make(chan struct{}, 1),
 	}
 	if err := a.open(ctx, b); err != nil {
 		a.Close()

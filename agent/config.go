@@ -20,7 +20,7 @@ type Settings struct {
 	Socket   string   `toml:"socket"` // where the CLI asks
 	Helper   string   `toml:"helper"` // the root helper's socket
 	TPM      string   `toml:"tpm"`    // device, or unix:PATH of an emulator
-	Slot     string   `toml:"slot"`   // name of the running slot, where there are slots
+	Slot     string   `toml:"slot"`   // name of the running slot, where the helper does not know it
 	Identity Identity `toml:"identity"`
 	Health   Health   `toml:"health"`
 	Attest   Attest   `toml:"attest"`

@@ -14,6 +14,9 @@ func (a *Agent) Receive(ctx context.Context, kind wire.Kind, payload []byte) {
 // RunLink runs one task alone.
 func (a *Agent) RunLink(ctx context.Context) error { return a.link.Run(ctx) }
 
+// Unable counts the challenges in a row for which no evidence could be made.
+func (a *Agent) Unable() int { return int(a.unable.Load()) }
+
 // Audit lists the names of the last events.
 func (a *Agent) Audit(n int) []string {
 	entries, err := a.audit.Tail(n)

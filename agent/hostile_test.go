@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -156,6 +157,29 @@ func TestClockAt1970DelaysNothingAndWidensNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHelperThatComesLateDelaysTheVerdictBySeconds: without socket activation it may
+// start after the agent, which then has no logs for the first challenge.
+func TestHelperThatComesLateDelaysTheVerdictBySeconds(t *testing.T) {
+	w := newWorld(t)
+	w.enrolled(t, build()).end(t)
+	socket := w.gateway.Settings.Helper
+	if err := os.Rename(socket, socket+".late"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r := w.run(t, build())
+	r.await(t, func(s local.Status) error {
+		if !s.Link.Connected || r.Unable() == 0 {
+			return errors.New("no challenge was missed yet")
+		}
+		return nil
+	})
+	if err := os.Rename(socket+".late", socket); err != nil {
+		t.Fatal(err)
+	}
+	r.await(t, well(began))
 }
 
 func TestTPMThatIsGoneLeavesAnAgentThatSaysSo(t *testing.T) {

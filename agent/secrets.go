@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
-	"os"
 	"slices"
-	"strings"
 
 	"github.com/gatewarden/gatewarden/agent/health"
 	"github.com/gatewarden/gatewarden/agent/local"
@@ -51,7 +49,8 @@ func (a *Agent) settleSecrets(ctx context.Context) error {
 	if a.updates != nil {
 		state := a.updates.Status().State
 		committing := state == update.Trying || state == update.Confirming || state == update.Committing
-		if err := a.secrets.Tidy(ctx, committing); err != nil && ctx.Err() == nil {
+		err := a.patiently(ctx, func() error { return a.secrets.Tidy(ctx, committing) })
+		if err != nil && ctx.Err() == nil {
 			a.log.Info("sealed secrets are left as they are", "reason", err)
 		}
 	}
@@ -67,20 +66,11 @@ func (s secrets) SecretPut(ctx context.Context, name, unit string, data []byte) 
 		return nil, err
 	}
 	s.agent.event("secret.sealed", "secret "+name+" was sealed")
-	var warnings []string
-	if line, err := os.ReadFile("/proc/cmdline"); err != nil || !coversRoot(string(line)) {
-		warnings = append(warnings, "no dm-verity root hash is in the kernel command line: whoever writes to the disk can change the programs that read this secret")
+	covered, err := s.agent.secrets.CoversRoot(ctx)
+	if err != nil || covered {
+		return nil, err
 	}
-	return warnings, nil
-}
-
-// coversRoot says whether the measured command line holds a hash of the root file
-// system (systemd-veritysetup-generator(8), or dm-init in the kernel).
-func coversRoot(line string) bool {
-	return slices.ContainsFunc(strings.Fields(line), func(word string) bool {
-		key, value, _ := strings.Cut(word, "=")
-		return value != "" && (key == "roothash" || key == "dm-mod.create" && strings.Contains(line, "verity"))
-	})
+	return []string{"no dm-verity root hash is in the kernel command line: whoever writes to the disk can change the programs that read this secret"}, nil
 }
 
 func (s secrets) SecretGet(ctx context.Context, name string) ([]byte, error) {

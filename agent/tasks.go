@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -17,15 +16,9 @@ import (
 
 	"github.com/gatewarden/gatewarden/agent/identity"
 	"github.com/gatewarden/gatewarden/agent/local"
-	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
-)
-
-const (
-	maxVerdictFile = wire.MaxBody
-	mostUnanswered = 3 // questions in a row without a verdict, before the identity is looked at
 )
 
 // Run works until ctx ends or a task fails.
@@ -34,6 +27,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	socket, err := a.listen()
 	if err != nil {
 		return err
+	}
+	a.log.Info("agent started", "device", a.Device(), "version", a.version)
+	a.event("agent.started", "agent "+a.version+" started")
+	// Whoever asks the socket now is answered as soon as its task runs.
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		a.log.Warn("tell the service manager", "error", err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
@@ -51,11 +50,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
 	} {
 		group.Go(func() error { return task(ctx) })
-	}
-	a.log.Info("agent started", "device", a.Device(), "version", a.version)
-	a.event("agent.started", "agent "+a.version+" started")
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
-		a.log.Warn("tell the service manager", "error", err)
 	}
 	err = group.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
@@ -94,9 +88,7 @@ func (a *Agent) listen() (net.Listener, error) {
 func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 	switch kind {
 	case wire.KindChallenge:
-		if err := a.answer(ctx, payload); err != nil {
-			a.log.Error("answer challenge", "error", err)
-		}
+		a.noteEvidence(a.answer(ctx, payload))
 	case wire.KindVerdict:
 		var v wire.Verdict
 		if err := strictjson.Unmarshal(payload, &v); err != nil || v.Device != a.Device() {
@@ -111,78 +103,6 @@ func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 		a.commands.Handle(ctx, payload)
 	default:
 		a.log.Warn("message of unknown kind ignored", "kind", kind)
-	}
-}
-
-func (a *Agent) answer(ctx context.Context, payload []byte) error {
-	var challenge wire.Challenge
-	if err := strictjson.Unmarshal(payload, &challenge); err != nil {
-		return fmt.Errorf("read challenge: %w", err)
-	}
-	ev, err := a.evidence.Collect(ctx, challenge, a.identity.Keys()...)
-	if err != nil {
-		return err
-	}
-	a.answered.Store(&challenge.Nonce)
-	return a.link.Publish(ctx, wire.KindEvidence, ev)
-}
-
-// Attest asks the fleet for a fresh verdict and waits for it: one on a quote that
-// was made after the question.
-func (a *Agent) Attest(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	before := a.answered.Load()
-	if err := a.askAgain(ctx); err != nil {
-		return fmt.Errorf("ask the fleet for a challenge: %w", err)
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return errors.New("the fleet sent no verdict within 30 seconds")
-		case v := <-a.verdicts:
-			if now := a.answered.Load(); now != before && bytes.Equal(*now, v.Nonce) {
-				return nil
-			}
-		}
-	}
-}
-
-// judged takes in a verdict, from whichever way it came.
-func (a *Agent) judged(v wire.Verdict) {
-	before := a.verdict.Swap(&v)
-	a.unanswered.Store(0)
-	if err := a.fs.WriteJSON(a.path("verdict.json"), v, 0o600); err != nil {
-		a.log.Error("store verdict", "error", err)
-	}
-	if before == nil || before.Grade != v.Grade {
-		a.log.Info("judged", "grade", v.Grade, "gate", v.Gate)
-	}
-	select {
-	case <-a.verdicts: // nobody waited for it; the newest counts
-	default:
-	}
-	select {
-	case a.verdicts <- v:
-	default:
-	}
-	select {
-	case a.rest <- struct{}{}:
-	default:
-	}
-	a.askReport()
-}
-
-// restoreVerdict shows the last verdict after a restart; a damaged file is as
-// good as none.
-func (a *Agent) restoreVerdict() {
-	var v wire.Verdict
-	err := a.fs.ReadJSON(a.path("verdict.json"), maxVerdictFile, &v)
-	switch {
-	case err == nil:
-		a.verdict.Store(&v)
-	case !errors.Is(err, fs.ErrNotExist):
-		a.log.Warn("stored verdict can't be read; the next one replaces it", "error", err)
 	}
 }
 
@@ -226,15 +146,46 @@ func (a *Agent) challenge() []byte {
 // helperPatience is about how long the agent waits for its helper's challenge.
 const helperPatience = 16 * time.Second
 
+// slot is the one that runs, "" where there are none or the helper did not say yet.
+func (a *Agent) slot() string {
+	if running := a.running.Load(); a.settings.Slot == "" && running != nil {
+		return *running
+	}
+	return a.settings.Slot
+}
+
 // settleChallenge takes the helper's, which checks its commands by itself and keeps
 // one for the whole boot. A gateway whose helper does not answer has its own.
 func (a *Agent) settleChallenge(ctx context.Context) error {
 	fresh := a.clock.Challenge()
-	for wait := helperPatience / 16; wait < helperPatience; wait *= 2 {
+	err := a.patiently(ctx, func() error {
 		info, err := a.helper.Info(ctx)
-		if err == nil && len(info.Challenge) == wire.NonceSize {
+		if err == nil && len(info.Challenge) != wire.NonceSize {
+			err = errors.New("the helper has no challenge")
+		}
+		if err == nil {
 			fresh = info.Challenge
-			break
+		}
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		a.log.Warn("commands have to carry the agent's own challenge", "error", err)
+	}
+	a.fresh.Store(&fresh)
+	if slots, err := a.helper.Slots(ctx); err == nil {
+		a.running.Store(&slots.Running)
+	}
+	a.askReport()
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// patiently tries what needs the helper, which may come after the agent.
+func (a *Agent) patiently(ctx context.Context, try func() error) error {
+	for wait := helperPatience / 16; ; wait *= 2 {
+		err := try()
+		if err == nil || wait >= helperPatience {
+			return err
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -244,10 +195,6 @@ func (a *Agent) settleChallenge(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
-	a.fresh.Store(&fresh)
-	a.askReport()
-	<-ctx.Done()
-	return ctx.Err()
 }
 
 // settleCommands answers for commands that a power cut interrupted, at start and
@@ -288,23 +235,6 @@ func (a *Agent) hello() wire.Hello {
 	return wire.Hello{Version: 1, Software: a.version, Boot: a.boot, Connected: true}
 }
 
-func (a *Agent) askAgain(ctx context.Context) error {
-	again := a.hello()
-	again.Connected = false
-	return a.link.Publish(ctx, wire.KindHello, again)
-}
-
-func (a *Agent) claims() attest.Claims {
-	_, head := a.audit.Head()
-	c := attest.Claims{
-		Version: 1, Software: a.version, Slot: a.settings.Slot, Audit: head,
-	}
-	if a.health != nil {
-		c.Posture = a.health.Report().Posture
-	}
-	return c
-}
-
 func (a *Agent) certificatePeriod() (notBefore, notAfter time.Time, found bool) {
 	c, ok := a.identity.Current()
 	if !ok {
@@ -342,33 +272,8 @@ func (a *Agent) healthMessage() wire.Health {
 	report := a.health.Report()
 	_, trusted := a.clock.Now()
 	return wire.Health{
-		Version: 1, Software: a.version, Slot: a.settings.Slot, Grade: report.Grade, Findings: report.Findings, Posture: report.Posture,
+		Version: 1, Software: a.version, Slot: a.slot(), Grade: report.Grade, Findings: report.Findings, Posture: report.Posture,
 		TimeTrust: trusted, Challenge: a.challenge(), Dropped: a.outbox.Dropped(),
-	}
-}
-
-// attestRegularly asks to be judged at each interval while there is a connection;
-// each new connection asks by itself.
-func (a *Agent) attestRegularly(ctx context.Context) error {
-	ticker := time.NewTicker(time.Duration(a.settings.Attest.Interval))
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-ticker.C:
-		}
-		if !a.link.Status().Connected {
-			continue
-		}
-		// A fleet that can't accept the evidence is silent here. The device API says
-		// why, and the way back leads over it.
-		if a.unanswered.Add(1) == mostUnanswered {
-			a.identity.Kick("the fleet sends no verdict")
-		}
-		if err := a.askAgain(ctx); err != nil {
-			a.log.Warn("ask for a challenge", "error", err)
-		}
 	}
 }
 
@@ -405,7 +310,7 @@ func (a *Agent) Status() local.Status {
 	connection, report := a.link.Status(), a.health.Report()
 	index, head := a.audit.Head()
 	s := local.Status{
-		Software: a.version, Fleet: a.fleet.Fleet, Device: a.Device(), Model: a.settings.model(), Slot: a.settings.Slot, Now: now, TimeTrusted: trusted, Phase: phase,
+		Software: a.version, Fleet: a.fleet.Fleet, Device: a.Device(), Model: a.settings.model(), Slot: a.slot(), Now: now, TimeTrusted: trusted, Phase: phase,
 		Link: local.Link{
 			Connected: connection.Connected, Identity: connection.Identity, Broker: connection.Broker,
 			Since: connection.Since, LastError: connection.LastError,

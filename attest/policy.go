@@ -21,10 +21,13 @@ type Policy struct {
 	releases []release // compiled; nil unless ParsePolicy made it
 }
 
-// Release is what one release of a product measures when it boots.
+// Release is what one release of a product measures when it boots. One that boots
+// otherwise in each slot is two of them, so that what was measured must be one or the
+// other as a whole.
 type Release struct {
 	Product          string            `json:"product"`
 	Version          string            `json:"version"`
+	For              string            `json:"for,omitempty"`     // the slot, "a" or "b", that boots so; absent: both
 	BootApplications []Digest          `json:"boot_applications"` // Authenticode SHA-256 of boot loader, UKI and the kernel in it: PCR 4
 	CommandLines     []string          `json:"command_lines"`     // whole kernel command lines: PCR 12
 	UKISections      map[string]Digest `json:"uki_sections"`      // section name, such as ".linux", to SHA-256 of its contents: PCR 11
@@ -33,6 +36,14 @@ type Release struct {
 
 // Name is how operators know a release.
 func (r *Release) Name() string { return r.Product + " " + r.Version }
+
+// full is the name with the slot, where that matters.
+func (r *Release) full() string {
+	if r.For == "" {
+		return r.Name()
+	}
+	return r.Name() + " for slot " + r.For
+}
 
 // Severity is what a rule costs that did not hold.
 type Severity string
@@ -96,17 +107,17 @@ func (p *Policy) check() error {
 	case p.Fleet == "":
 		return fmt.Errorf("fleet is missing")
 	}
-	names := make(map[string]bool)
+	slots := make(map[string][]string) // by name
 	compiled := make([]release, 0, len(p.Releases))
 	for i := range p.Releases {
 		r := &p.Releases[i]
-		if names[r.Name()] {
-			return fmt.Errorf("release %q occurs twice", r.Name())
+		if slices.ContainsFunc(slots[r.Name()], func(other string) bool { return other == r.For || other == "" || r.For == "" }) {
+			return fmt.Errorf("release %q occurs twice", r.full())
 		}
-		names[r.Name()] = true
+		slots[r.Name()] = append(slots[r.Name()], r.For)
 		c, err := compileRelease(r)
 		if err != nil {
-			return fmt.Errorf("release %q: %w", r.Name(), err)
+			return fmt.Errorf("release %q: %w", r.full(), err)
 		}
 		compiled = append(compiled, c)
 	}
@@ -153,6 +164,9 @@ func compileRelease(r *Release) (release, error) {
 	c := release{Release: r, applications: make(map[Digest]bool), commandLines: make(map[Digest]string), phases: r.Phases}
 	if r.Product == "" || r.Version == "" {
 		return c, fmt.Errorf("product and version are needed")
+	}
+	if r.For != "" && r.For != "a" && r.For != "b" {
+		return c, fmt.Errorf("for is %.70q, it must be a, b or absent", r.For)
 	}
 	if len(r.BootApplications) == 0 || len(r.CommandLines) == 0 || len(r.UKISections) == 0 {
 		return c, fmt.Errorf("boot_applications, command_lines and uki_sections must not be empty")

@@ -60,7 +60,7 @@ func checkBootApplication(a *appraisal) (bool, string) {
 			continue
 		}
 		text := fmt.Sprintf("boot application %s%s, PCR 4, event %d; not part of %s",
-			app.Digest.short(), describedAs(app.Described), app.Event, a.release.Name())
+			app.Digest.short(), describedAs(app.Described), app.Event, a.release.full())
 		if others := a.releasesWith(app.Digest); others != "" {
 			text += " but of " + others
 		}
@@ -73,14 +73,14 @@ func checkBootApplication(a *appraisal) (bool, string) {
 		}
 		described += app.Described
 	}
-	return true, fmt.Sprintf("all %d boot applications are part of %s%s", len(a.facts.Applications), a.release.Name(), describedAs(described))
+	return true, fmt.Sprintf("all %d boot applications are part of %s%s", len(a.facts.Applications), a.release.full(), describedAs(described))
 }
 
 func (a *appraisal) releasesWith(application Digest) string {
 	var names []string
 	for i := range a.expect.Policy.releases {
 		if r := &a.expect.Policy.releases[i]; r.applications[application] {
-			names = append(names, r.Name())
+			names = append(names, r.full())
 		}
 	}
 	return strings.Join(names, ", ")
@@ -113,10 +113,10 @@ func checkCommandLine(a *appraisal) (bool, string) {
 	for _, m := range a.facts.LoadOptions {
 		if _, ok := a.release.commandLines[m.Digest]; !ok {
 			return false, fmt.Sprintf("kernel command line: the kernel was started with another (%s), PCR 9, event %d; not part of %s",
-				m.Digest.short(), m.Event, a.release.Name())
+				m.Digest.short(), m.Event, a.release.full())
 		}
 	}
-	return true, fmt.Sprintf("kernel command line `%s` is part of %s", clean(a.facts.CommandLines[0].Text), a.release.Name())
+	return true, fmt.Sprintf("kernel command line `%s` is part of %s", clean(a.facts.CommandLines[0].Text), a.release.full())
 }
 
 // alteredLine says which words are not what they were, or what a release has.
@@ -124,7 +124,7 @@ func (a *appraisal) alteredLine(line CommandLine) string {
 	where := fmt.Sprintf("PCR %d, event %d; not part of any release", line.PCR, line.Event)
 	for i := range a.expect.Policy.releases {
 		if r := &a.expect.Policy.releases[i]; r.knows(line) {
-			where = fmt.Sprintf("PCR %d, event %d; part of %s, but the images are those of %s", line.PCR, line.Event, r.Name(), a.release.Name())
+			where = fmt.Sprintf("PCR %d, event %d; part of %s, but the images are those of %s", line.PCR, line.Event, r.full(), a.release.full())
 		}
 	}
 	if line.Text == "" {
@@ -152,23 +152,23 @@ func checkSections(a *appraisal) (bool, string) {
 		want, listed := a.release.UKISections[s.Name]
 		switch {
 		case !listed:
-			return false, fmt.Sprintf("UKI section %s, PCR 11, event %d; %s has no such section", s.Name, s.Event, a.release.Name())
+			return false, fmt.Sprintf("UKI section %s, PCR 11, event %d; %s has no such section", s.Name, s.Event, a.release.full())
 		case seen[s.Name]:
 			return false, fmt.Sprintf("UKI section %s was measured twice, PCR 11, event %d", s.Name, s.Event)
 		case want != s.Digest:
-			return false, fmt.Sprintf("UKI section %s is %s, PCR 11, event %d; in %s it is %s", s.Name, s.Digest.short(), s.Event, a.release.Name(), want.short())
+			return false, fmt.Sprintf("UKI section %s is %s, PCR 11, event %d; in %s it is %s", s.Name, s.Digest.short(), s.Event, a.release.full(), want.short())
 		}
 		seen[s.Name] = true
 	}
 	for _, name := range sectionOrder() {
 		if _, listed := a.release.UKISections[name]; listed && !seen[name] {
-			return false, fmt.Sprintf("UKI section %s of %s was not measured into PCR 11", name, a.release.Name())
+			return false, fmt.Sprintf("UKI section %s of %s was not measured into PCR 11", name, a.release.full())
 		}
 	}
 	if m := firstUnread(a.facts.Unread, 11); m != nil {
 		return false, fmt.Sprintf("PCR 11 has an event that is no UKI section: event %d (%s)%s", m.Event, m.Type, describedAs(m.Text))
 	}
-	return true, fmt.Sprintf("UKI sections are those of %s", a.release.Name())
+	return true, fmt.Sprintf("UKI sections are those of %s", a.release.full())
 }
 
 func checkExtensions(a *appraisal) (bool, string) {

@@ -219,6 +219,41 @@ func TestImageThatIsNotTheSignedOneIsNotComplete(t *testing.T) {
 	m.wantRule(err, "index")
 }
 
+// What the owner made for the slot that runs is not written to the spare one, and
+// does not become the spare one's by being signed alone.
+func TestImageForTheRunningSlotNeverGetsIntoTheSpareOne(t *testing.T) {
+	forA, forB := content(3), content(4)
+	m := newSlotted(t)
+	m.config.Updates.Loader = imager{m.config.Updates.Loader}
+	o := newOffer("1.1.0", content(2))
+	o.images["boot-a"] = forA
+	m.publish(o)
+	c := m.run()
+	_, err := m.install(c, o)
+	m.wantRule(err, "format")
+	m.wantSlot("b", nil)
+	slots, err := c.Slots(t.Context())
+	m.must(err)
+	if _, touched := slots.Slots["b"]; touched {
+		t.Errorf("slot b is %+v", slots.Slots["b"])
+	}
+	o.images["boot-b"] = forB
+	m.publish(o)
+	i, err := c.Install(t.Context(), o.path, m.repo.Metadata())
+	m.must(err)
+	if n := len(i.Images()); n != 2 {
+		t.Errorf("it asks for %d images", n)
+	}
+	m.wantRule(i.Index(t.Context(), "boot", indexOf(t, forA).Encode()), "tuf/hash")
+	m.wantRule(i.Index(t.Context(), "boot-a", indexOf(t, forA).Encode()), "index")
+	m.must(i.Close())
+	_, err = m.install(c, o)
+	m.must(err)
+	if got, err := os.ReadFile(m.image("b", "boot")); err != nil || !bytes.Equal(got, forB) {
+		t.Errorf("slot b holds %d bytes that are not its image (%v)", len(got), err)
+	}
+}
+
 func TestSlotThatIsALinkOrTheRunningOneIsRefused(t *testing.T) {
 	for name, plant := range map[string]func(m *slotted) error{
 		"link":        func(m *slotted) error { return os.Symlink(m.image("a", "rootfs"), m.image("b", "rootfs")) },

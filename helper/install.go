@@ -102,16 +102,17 @@ func (i *install) referenceTime() time.Time {
 	return now
 }
 
-// claim takes the spare slot: from now on, also after a power cut, it is not to be
-// booted until finish says so.
+// claim takes the spare slot, with the images that are for it: from now on, also
+// after a power cut, it is not to be booted until finish says so.
 func (i *install) claim(b *books) error {
+	i.slot = b.spare()
+	i.images = slices.DeleteFunc(i.images, func(m *image) bool { return !m.about.Fits(i.slot) })
 	if l, ok := i.Updates.Loader.(boot.Imager); ok && !slices.ContainsFunc(i.images, func(m *image) bool { return m.about.Slot == l.Image() }) {
 		return refuse("image", "The boot loader starts an image %s of each release; release %s has none.", l.Image(), i.release.Version)
 	}
 	if err := i.Updates.Loader.Commit(b.running); err != nil { // nobody boots into what we write
 		return err
 	}
-	i.slot = b.spare()
 	now := helperwire.Slot{State: helperwire.SlotWriting, Release: i.release.Version, Epoch: i.release.Epoch}
 	if b.slots[i.slot] != now {
 		if err := i.note(b, i.slot, now); err != nil {

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -128,7 +129,15 @@ func indexOf(t testing.TB, data []byte) *chunk.Index {
 type offer struct {
 	release.Release
 	path   string
-	images map[string][]byte // by kind
+	images map[string][]byte // by kind; KIND-SLOT is for that slot alone
+}
+
+// image is what a slot gets of a kind.
+func (o *offer) image(kind, slot string) []byte {
+	if data, ok := o.images[kind+"-"+slot]; ok {
+		return data
+	}
+	return o.images[kind]
 }
 
 func newOffer(version string, image []byte) *offer {
@@ -146,10 +155,11 @@ func (o *offer) indexPath(kind string) string {
 func (m *slotted) publish(o *offer) {
 	m.t.Helper()
 	o.Images = nil
-	for kind, data := range o.images {
-		path := o.indexPath(kind)
+	for name, data := range o.images {
+		path := o.indexPath(name)
 		m.repo.AddTarget("targets", path, indexOf(m.t, data).Encode())
-		o.Images = append(o.Images, release.Image{Slot: kind, Name: kind + ".img", Size: int64(len(data)), SHA256: sha256.Sum256(data), Index: path})
+		kind, slot, _ := strings.Cut(name, "-")
+		o.Images = append(o.Images, release.Image{Slot: kind, For: slot, Name: name + ".img", Size: int64(len(data)), SHA256: sha256.Sum256(data), Index: path})
 	}
 	m.sign(o)
 }
@@ -177,7 +187,7 @@ func (m *slotted) install(c *client.Client, o *offer) (sent int, err error) {
 	}
 	defer i.Close()
 	for _, image := range i.Images() {
-		n, err := m.send(i, image.Kind, o.images[image.Kind])
+		n, err := m.send(i, image.Kind, o.image(image.Kind, i.Slot()))
 		if sent += n; err != nil {
 			return sent, err
 		}

@@ -46,8 +46,8 @@ func (e *Engine) fetch(ctx context.Context) (time.Duration, error) {
 	if err := e.cfg.FS.WriteFile(e.path(releaseFile), offer.custom, 0o600); err != nil {
 		return 0, fmt.Errorf("keep release: %w", err)
 	}
-	for _, image := range offer.Release.Images {
-		if err := e.fetchRunning(ctx, image.Slot, offer.slots); err != nil {
+	for _, image := range offer.images() {
+		if err := e.fetchRunning(ctx, image.Slot, offer); err != nil {
 			return 0, err
 		}
 		if err := e.fetchIndex(ctx, image); err != nil {
@@ -98,17 +98,17 @@ func (e *Engine) fetchIndex(ctx context.Context, image release.Image) error {
 // fetchRunning gets the index of what runs, unless it is here: without it the
 // installer can't find what need not be fetched. A release that was never
 // published costs a whole download, so that is tried first.
-func (e *Engine) fetchRunning(ctx context.Context, kind string, slots helperwire.Slots) error {
+func (e *Engine) fetchRunning(ctx context.Context, kind string, offer *Offer) error {
 	path := e.path(indexFile("running", kind))
 	stored, err := e.kept(path)
 	if err != nil || stored != nil {
 		return err
 	}
 	e.repo.Lock()
-	data, err := e.cfg.Repo.Read(ctx, "releases/"+slots.Product+"/"+slots.Channel+"/"+slots.Version+"/"+kind+".caibx")
+	data, err := e.cfg.Repo.Read(ctx, offer.runningIndex(kind))
 	e.repo.Unlock()
 	if errors.Is(err, tuf.ErrNoTarget) || errors.Is(err, tuf.ErrNoFile) {
-		e.log.Warn("the running release is not in the repository; nothing of it can be used", "release", slots.Version, "image", kind)
+		e.log.Warn("the running release is not in the repository; nothing of it can be used", "release", offer.slots.Version, "image", kind)
 		return nil
 	}
 	if err != nil {
@@ -118,6 +118,20 @@ func (e *Engine) fetchRunning(ctx context.Context, kind string, slots helperwire
 		return fmt.Errorf("keep running index of %s: %w", kind, err)
 	}
 	return nil
+}
+
+// runningIndex is the path of the index of what the running slot holds: as the
+// running release says, else where the owner's tools put it.
+func (o *Offer) runningIndex(kind string) string {
+	s := o.slots
+	if o.running != nil {
+		for _, image := range fitting(o.running, s.Running) {
+			if image.Slot == kind {
+				return image.Index
+			}
+		}
+	}
+	return "releases/" + s.Product + "/" + s.Channel + "/" + s.Version + "/" + kind + ".caibx"
 }
 
 // kept reads a file of ours, nil if it is not there or is damaged: it can be got

@@ -27,6 +27,16 @@ type Offer struct {
 	custom  []byte
 	version string // by its path
 	slots   helperwire.Slots
+	running *release.Release // what the repository has of the release that runs; may be nil
+}
+
+// images are those that the spare slot gets.
+func (o *Offer) images() []release.Image {
+	return fitting(o.Release, other(o.slots.Running))
+}
+
+func fitting(r *release.Release, slot string) []release.Image {
+	return slices.DeleteFunc(slices.Clone(r.Images), func(i release.Image) bool { return !i.Fits(slot) })
 }
 
 // idle waits for the next look. A trial that no record explains is given up:
@@ -185,8 +195,9 @@ func (e *Engine) choose(ctx context.Context, evenBlocked bool) (*Offer, error) {
 	if err != nil {
 		return nil, err
 	}
+	running := find(targets, prefix+slots.Version+".json")
 	for _, o := range offers {
-		o.slots = slots
+		o.slots, o.running = slots, running
 		if !evenBlocked && e.blocked(o) {
 			continue
 		}
@@ -197,6 +208,17 @@ func (e *Engine) choose(ctx context.Context, evenBlocked bool) (*Offer, error) {
 		return o, nil
 	}
 	return nil, nil
+}
+
+// find reads the release at a path, nil if there is none that can be read.
+func find(targets []Target, path string) *release.Release {
+	for _, t := range targets {
+		if t.Path == path {
+			r, _ := release.Parse(t.Custom)
+			return r
+		}
+	}
+	return nil
 }
 
 // above returns the releases with a version above running, the latest first.

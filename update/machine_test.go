@@ -41,7 +41,7 @@ type machine struct {
 	repo   *tuftest.Repo
 	url    string            // of the web server
 	down   atomic.Bool       // the server answers 503
-	images map[string]string // digest of an image -> version
+	images map[string]string // digest of an image -> version, with the slot behind it if it is for one alone
 	size   int               // bytes of an image
 
 	hook      func(op, path string) error // of every durable op of engine and helper
@@ -58,6 +58,7 @@ type machine struct {
 	mu      sync.Mutex
 	reports []wire.Update  // as the outbox holds them: power cuts don't matter
 	asked   map[string]int // chunk files asked for
+	targets []string       // and targets
 	spoil   func(path string, data []byte) []byte
 }
 
@@ -85,7 +86,12 @@ func newMachine(t testing.TB) *machine {
 	m.must(boot.FileInit(m.path("slots"), boot.SlotA))
 	mux := http.NewServeMux()
 	mux.Handle("/metadata/", m.repo)
-	mux.Handle("/targets/", m.repo)
+	mux.HandleFunc("/targets/", func(w http.ResponseWriter, r *http.Request) {
+		m.mu.Lock()
+		m.targets = append(m.targets, r.URL.Path)
+		m.mu.Unlock()
+		m.repo.ServeHTTP(w, r)
+	})
 	mux.HandleFunc("/chunks/", m.serveChunk)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.down.Load() {
@@ -146,26 +152,43 @@ func author(version string) release.Release {
 	}
 }
 
-// publish packs an image and signs its release.
+// publish packs a root file system and signs its release.
 func (m *machine) publish(r release.Release, image []byte) {
+	m.t.Helper()
+	m.sign(r, m.pack(r.Version, release.Image{Slot: "rootfs"}, image))
+}
+
+// pack puts an image's chunks and index into the repository.
+func (m *machine) pack(version string, about release.Image, image []byte) release.Image {
 	m.t.Helper()
 	packed, err := pack.Pack(context.Background(), pack.Config{
 		Image: bytes.NewReader(image), Size: int64(len(image)), Store: m.path("store"), Sizes: chunk.DefaultSizes(),
 		Algorithm: chunk.SHA512_256, FS: &fsx.FS{}, Workers: 1,
 	})
 	m.must(err)
-	prefix := "releases/gw/stable/" + r.Version
-	m.repo.AddTarget("targets", prefix+"/rootfs.caibx", packed.Index.Encode())
-	r.Images = []release.Image{{Slot: "rootfs", Name: prefix + "/rootfs.img", Size: int64(len(image)), SHA256: sha256.Sum256(image), Index: prefix + "/rootfs.caibx"}}
+	name := "releases/gw/stable/" + version + "/" + about.Slot
+	if about.For != "" {
+		name += "-" + about.For
+	}
+	about.Name, about.Index, about.Size, about.SHA256 = name+".img", name+".caibx", int64(len(image)), sha256.Sum256(image)
+	m.repo.AddTarget("targets", about.Index, packed.Index.Encode())
+	return about
+}
+
+func (m *machine) sign(r release.Release, images ...release.Image) {
+	m.t.Helper()
+	r.Images = images
+	path := "releases/gw/stable/" + r.Version + ".json"
 	custom, err := json.Marshal(r)
 	m.must(err)
-	m.repo.AddTarget("targets", prefix+".json", custom)
+	m.repo.AddTarget("targets", path, custom)
 	raw := json.RawMessage(custom)
-	m.repo.Targets["targets"].Signed.Targets[prefix+".json"].Custom = &raw
+	m.repo.Targets["targets"].Signed.Targets[path].Custom = &raw
 	m.repo.Publish("targets", "snapshot", "timestamp")
 }
 
-// powerOn plays the firmware. What boots must be a whole image.
+// powerOn plays the firmware. What boots must be a whole image, and if there is one
+// that starts it, that of the same release for this slot.
 func (m *machine) powerOn() {
 	m.t.Helper()
 	slot, err := boot.FileBoot(m.path("slots"))
@@ -175,6 +198,11 @@ func (m *machine) powerOn() {
 	version, whole := m.images[fmt.Sprintf("%x", sha256.Sum256(data))]
 	if !whole {
 		m.t.Fatalf("slot %s boots and holds no whole image", slot)
+	}
+	if data, err := os.ReadFile(m.path("slots/slot-" + slot + "/boot.img")); err == nil {
+		if is := m.images[fmt.Sprintf("%x", sha256.Sum256(data))]; is != version+" "+slot {
+			m.t.Fatalf("slot %s boots release %s with the boot image of %q", slot, version, is)
+		}
 	}
 	m.running = version
 	m.boots++

@@ -103,7 +103,7 @@ func (e *Engine) Check(ctx context.Context) (Found, error) {
 	}
 	if r := offer.Release; r != nil {
 		f.Notes, f.Epoch = r.Notes, r.Epoch
-		for _, image := range r.Images {
+		for _, image := range offer.images() {
 			f.Images += image.Size
 		}
 	}

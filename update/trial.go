@@ -127,7 +127,7 @@ func (e *Engine) commit(ctx context.Context) (time.Duration, error) {
 			return 0, fmt.Errorf("settle secrets: %w", err)
 		}
 	}
-	if err := e.keepIndexes(r, custom); err != nil {
+	if err := e.keepIndexes(fitting(r, slots.Running), custom); err != nil {
 		return 0, err
 	}
 	return 0, e.end(wire.UpdateInstalled, "", "", false)
@@ -144,8 +144,8 @@ func (e *Engine) release() (*release.Release, []byte, error) {
 }
 
 // keepIndexes makes the new release's indexes those of the running slot.
-func (e *Engine) keepIndexes(r *release.Release, custom []byte) error {
-	for _, image := range r.Images {
+func (e *Engine) keepIndexes(images []release.Image, custom []byte) error {
+	for _, image := range images {
 		err := e.cfg.FS.Rename(e.path(indexFile("next", image.Slot)), e.path(indexFile("running", image.Slot)))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("keep index of %s: %w", image.Slot, err)

@@ -66,7 +66,7 @@ func (k *Keeper) slots(ctx context.Context) (helperwire.Slots, counter.Record, e
 		return s, record, err
 	}
 	if s.Counter != "ok" {
-		return s, record, fmt.Errorf("the epoch counter can't be sealed to: %s; the helper makes one with --epoch-counter", s.Counter)
+		return s, record, fmt.Errorf("the epoch counter can't be sealed to: %s; the helper's log says why", s.Counter)
 	}
 	return s, record, json.Unmarshal(s.CounterRecord, &record)
 }
@@ -154,6 +154,16 @@ func (k *Keeper) measured(ctx context.Context, pcrs []int) (tpmpolicy.Digest, er
 		values[pcr] = value
 	}
 	return tpmpolicy.Digest{}.PCR(values)
+}
+
+// CoversRoot says whether what runs was booted with a hash of its root file system.
+func (k *Keeper) CoversRoot(ctx context.Context) (bool, error) {
+	s, _, err := k.slots(ctx)
+	if err != nil {
+		return false, err
+	}
+	r, err := k.c.Running(ctx, s)
+	return err == nil && coversRoot(r), err
 }
 
 // signed are the PCR policies of the release that runs.

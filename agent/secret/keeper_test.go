@@ -201,3 +201,24 @@ func TestNothingIsSealedWhereItWouldProtectNothing(t *testing.T) {
 		t.Error("an empty configuration was accepted")
 	}
 }
+
+// TestRootFileSystemIsCoveredByAHashInEachCommandLineOnly: else seal warns.
+func TestRootFileSystemIsCoveredByAHashInEachCommandLineOnly(t *testing.T) {
+	g := start(t)
+	for reference, want := range map[string]bool{
+		``:                                      false,
+		`{"command_lines":[]}`:                  false,
+		`{"command_lines":["root=/dev/vda2"]}`:  false,
+		`{"command_lines":["quiet roothash="]}`: false,
+		`{"command_lines":["quiet roothash=ab12"]}`:                                         true,
+		`{"command_lines":["dm-mod.create=\"r,,,ro,0 8 verity 1 /dev/x\" root=/dev/dm-0"]}`: true,
+		`{"command_lines":["roothash=ab12","root=/dev/vda2"]}`:                              false,
+		`[{"command_lines":["roothash=ab12"]},{"command_lines":["roothash=cd34"]}]`:         true,
+		`[{"command_lines":["roothash=ab12"]},{"command_lines":["root=/dev/vda2"]}]`:        false,
+	} {
+		r := &release.Release{Reference: []byte(reference)}
+		if got, err := g.keeper(r, 1, nil).CoversRoot(t.Context()); err != nil || got != want {
+			t.Errorf("%s: %t, %v", reference, got, err)
+		}
+	}
+}

@@ -1,6 +1,10 @@
 package secret
 
 import (
+	"encoding/json"
+	"slices"
+	"strings"
+
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 	"github.com/gatewarden/gatewarden/update/release"
 )
@@ -15,4 +19,35 @@ func Signed(r *release.Release) []tpmpolicy.Signed {
 		})
 	}
 	return list
+}
+
+// coversRoot says whether each kernel command line that a release boots with holds a
+// hash of its root file system (systemd-veritysetup-generator(8), or dm-init in the
+// kernel). Command lines are measured; a root file system is not.
+func coversRoot(r *release.Release) bool {
+	type boot struct {
+		CommandLines []string `json:"command_lines"`
+	}
+	var boots []boot // one for each slot
+	if json.Unmarshal(r.Reference, &boots) != nil {
+		boots = make([]boot, 1)
+		if json.Unmarshal(r.Reference, &boots[0]) != nil {
+			return false
+		}
+	}
+	var lines []string
+	for _, b := range boots {
+		if len(b.CommandLines) == 0 {
+			return false
+		}
+		lines = append(lines, b.CommandLines...)
+	}
+	return len(lines) > 0 && !slices.ContainsFunc(lines, func(line string) bool { return !hashed(line) })
+}
+
+func hashed(line string) bool {
+	return slices.ContainsFunc(strings.Fields(line), func(word string) bool {
+		key, value, _ := strings.Cut(word, "=")
+		return value != "" && (key == "roothash" || key == "dm-mod.create" && strings.Contains(line, "verity"))
+	})
 }

@@ -23,7 +23,8 @@ func releaseBuild(a *authoring) *cobra.Command {
 		Short: "make a release from images",
 		Long: `Cut the images into chunks, predict what booting them measures, sign PCR
 policies for it, and put the release into the draft. Nothing that gateways see
-changes until it is signed and published.`,
+changes until it is signed and published. Where the command line inside a UKI
+names a slot, as with systemd-boot, give one for each: --uki-a and --uki-b.`,
 		Example: `  gatewarden-fleet release build --dir repo --product edge --channel stable \
       --version 1.4.0 --epoch 1 --hardware "Acme G1" --rootfs root.img --uki gw.efi \
       --loader systemd-bootx64.efi --confirm disk=60 --confirm link --deadline 2030-06-01T00:00:00Z`,
@@ -47,7 +48,7 @@ changes until it is signed and published.`,
 			if err != nil {
 				return err
 			}
-			return a.say(built, func(w io.Writer) { printBuilt(w, built, o) })
+			return a.say(built, func(w io.Writer) { printBuilt(w, built) })
 		},
 	}
 	buildFlags(cmd, &o)
@@ -65,7 +66,9 @@ func buildFlags(cmd *cobra.Command, o *release.BuildOptions) {
 	f.StringArrayVar(&o.Hardware, "hardware", nil, "a `MODEL` it runs on, as the gateway calls itself; may be repeated")
 	f.StringVar(&o.MinSource, "min-source", "", "lowest `VERSION` that can install it directly")
 	f.StringVar(&o.Rootfs, "rootfs", "", "image `FILE` of the root file system")
-	f.StringVar(&o.UKI, "uki", "", "unified kernel image `FILE`; without it there are no reference values and no PCR policies")
+	f.StringVar(&o.UKI, "uki", "", "unified kernel image `FILE` for both slots; without any there are no reference values and no PCR policies")
+	f.StringVar(&o.UKIA, "uki-a", "", "in its place, `FILE` for slot a alone, whose command line names the root of slot a; with --uki-b")
+	f.StringVar(&o.UKIB, "uki-b", "", "`FILE` for slot b alone; with --uki-a")
 	f.StringVar(&o.Loader, "loader", "", "systemd-boot `FILE` that starts the UKI, if one does")
 	f.StringArrayVar(&o.Phases, "phases", nil, "boot-phase `PATH` in which secrets may open, may be repeated (default: sysinit and sysinit:ready)")
 	f.Int64Var(&o.Confirm.Timeout, "confirm-timeout", 600, "`SECONDS` after the boot until the gateway goes back")
@@ -73,6 +76,8 @@ func buildFlags(cmd *cobra.Command, o *release.BuildOptions) {
 	for _, name := range []string{"product", "version", "hardware", "rootfs"} {
 		_ = cmd.MarkFlagRequired(name) // the flag exists: it was made above
 	}
+	cmd.MarkFlagsRequiredTogether("uki-a", "uki-b")
+	cmd.MarkFlagsMutuallyExclusive("uki", "uki-a")
 }
 
 func parseConfirm(c *target.Confirm, words []string) error {
@@ -108,12 +113,12 @@ func (a *authoring) progress() func(what string, done, total int64) {
 	}
 }
 
-func printBuilt(w io.Writer, built *release.Built, o release.BuildOptions) {
-	fmt.Fprintf(w, "%s is in the draft, with %d PCR policies\n\nSLOT\tBYTES\tCHUNKS\tNEW\tNEW BYTES\n", built.Target, built.PCRPolicies)
+func printBuilt(w io.Writer, built *release.Built) {
+	fmt.Fprintf(w, "%s is in the draft, with %d PCR policies\n\nIMAGE\tBYTES\tCHUNKS\tNEW\tNEW BYTES\n", built.Target, built.PCRPolicies)
 	for _, image := range built.Images {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\n", image.Slot, image.Size, image.Chunks, image.Added, image.Packed)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\n", image.Name(), image.Size, image.Chunks, image.Added, image.Packed)
 	}
-	if o.UKI == "" {
+	if built.PCRPolicies == 0 {
 		fmt.Fprintln(w, "\nWithout a UKI no secret opens in this release, and no reference values judge it.")
 	}
 	fmt.Fprintln(w, "\nnext: gatewarden-fleet release policy, sign, publish")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -32,6 +33,7 @@ func TestAReleaseIsMadeByTheVerbsInTheHelp(t *testing.T) {
 	repo, served := filepath.Join(work, "repo"), filepath.Join(work, "served")
 	for name, data := range map[string][]byte{
 		"root.img": bytes.Repeat([]byte("root file system "), 10000), "gw.efi": boot.UKI("kernel", "VERSION=1", "console=ttyS0"),
+		"a.efi": boot.UKI("kernel", "VERSION=2", "root=PARTLABEL=slot-a"), "b.efi": boot.UKI("kernel", "VERSION=2", "root=PARTLABEL=slot-b"),
 		"loader.efi": boot.PE(boot.Section{Name: ".text", Data: []byte("loader")}),
 	} {
 		if err := os.WriteFile(filepath.Join(work, name), data, 0o644); err != nil {
@@ -42,6 +44,8 @@ func TestAReleaseIsMadeByTheVerbsInTheHelp(t *testing.T) {
 		{"init", "--product", "edge"},
 		{"build", "--product", "edge", "--version", "1.4.0", "--hardware", "Acme G1", "--rootfs", filepath.Join(work, "root.img"),
 			"--uki", filepath.Join(work, "gw.efi"), "--loader", filepath.Join(work, "loader.efi"), "--confirm", "disk=60", "--confirm", "link"},
+		{"build", "--product", "edge", "--version", "1.5.0", "--hardware", "Acme G1", "--rootfs", filepath.Join(work, "root.img"),
+			"--uki-a", filepath.Join(work, "a.efi"), "--uki-b", filepath.Join(work, "b.efi")},
 		{"policy", "--fleet", "lab"},
 		{"sign"},
 		{"publish", "--to", served},
@@ -57,6 +61,9 @@ func TestAReleaseIsMadeByTheVerbsInTheHelp(t *testing.T) {
 		}
 		if step[0] == "build" && !strings.Contains(log, "rootfs: 100 %") {
 			t.Errorf("build tells no progress: %q", log)
+		}
+		if slices.Contains(step, "--uki-b") && (!strings.Contains(out, "boot-a") || !strings.Contains(out, "boot-b")) {
+			t.Errorf("build prints %s", out)
 		}
 		if step[0] == "policy" {
 			if _, err := attest.ParsePolicy([]byte(out)); err != nil {
@@ -81,6 +88,8 @@ func TestAWrongReleaseCommandLineSaysWhatIsWrong(t *testing.T) {
 		"there is none":            {"sign", "--dir", dir},
 		"number of seconds":        {"build", "--dir", dir, "--product", "edge", "--version", "1.0.0", "--hardware", "x", "--rootfs", "x", "--confirm", "disk=soon"},
 		"none of CHECK=SECONDS":    {"build", "--dir", dir, "--product", "edge", "--version", "1.0.0", "--hardware", "x", "--rootfs", "x", "--confirm", "disk"},
+		"[uki uki-a] are set":      {"build", "--dir", dir, "--product", "edge", "--version", "1.0.0", "--hardware", "x", "--rootfs", "x", "--uki", "x", "--uki-a", "x", "--uki-b", "x"},
+		"[uki-b]":                  {"build", "--dir", dir, "--product", "edge", "--version", "1.0.0", "--hardware", "x", "--rootfs", "x", "--uki-a", "x"},
 		"--deadline":               {"build", "--dir", dir, "--product", "edge", "--version", "1.0.0", "--hardware", "x", "--rootfs", "x", "--deadline", "soon"},
 		`required flag(s) "dir"`:   {"sign"},
 		"4 of 3 root keys":         {"init", "--dir", dir, "--product", "edge", "--threshold", "4"},

@@ -74,7 +74,7 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 	f.StringVar(&c.IMALog, "ima-log", "/sys/kernel/security/ima/binary_runtime_measurements", "the kernel's IMA list `FILE`")
 	f.StringVar(&slots, "slots", "/var/lib/gatewarden-helper/slots", "`FOLDER` with slot-a and slot-b, for images that have no device")
 	f.StringVar(&product, "product-file", "/etc/gatewarden/product.json", "`FILE` that says what this machine is, root-owned; without it nothing can be installed")
-	f.BoolVar(&counter, "epoch-counter", false, "hold the security epoch by a counter in the TPM too; it is made when there is none")
+	f.BoolVar(&counter, "epoch-counter", true, "hold the security epoch by a counter in the TPM too, which is made when there is none; sealed secrets need it")
 	f.StringVar(&rebootFile, "reboot-file", "", "make this `FILE` instead of rebooting, for machines without systemd")
 	return cmd
 }

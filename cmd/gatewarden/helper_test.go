@@ -51,7 +51,7 @@ func TestHelperCommandServesUpdates(t *testing.T) {
 	var stderr bytes.Buffer
 	go func() {
 		ended <- run(ctx, []string{"helper", "--listen", at("s"), "--peer", me.Username, "--trust", at("trust"), "--state", at("state"),
-			"--tpm", "unix:" + chip.Socket, "--slots", at("slots"), "--product-file", at("trust/product.json"), "--epoch-counter", "--reboot-file", at("reboot")},
+			"--tpm", "unix:" + chip.Socket, "--slots", at("slots"), "--product-file", at("trust/product.json"), "--reboot-file", at("reboot")},
 			&stderr, &stderr)
 	}()
 	c := client.New(at("s"))

@@ -34,7 +34,7 @@ func restrict(s agent.Settings, resolv string, log *slog.Logger) {
 	_ = os.MkdirAll(filepath.Dir(s.Socket), 0o750)
 	rules := []landlock.Rule{
 		landlock.PathAccess(mayWrite, s.State, filepath.Dir(s.Socket)).IgnoreIfMissing(),
-		landlock.PathAccess(mayRead, append(readable(resolv), s.Trust)...).IgnoreIfMissing(),
+		landlock.PathAccess(mayRead, append(readable(resolv), s.Trust, s.Health.Services)...).IgnoreIfMissing(),
 		landlock.PathAccess(ll.AccessFSReadFile, "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime").IgnoreIfMissing(),
 	}
 	if !strings.HasPrefix(s.TPM, "unix:") {

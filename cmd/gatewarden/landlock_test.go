@@ -38,6 +38,7 @@ func attempts(at func(string) string) map[string]func() error {
 		"own: make a state folder": func() error { return os.Mkdir(at("state/new"), 0o700) },
 		"own: read trust":          read(at("trust/fleet.json")),
 		"own: read resolv.conf":    read(at("run/resolv.conf")),
+		"own: hear of services":    read(at("services/app")),
 		"own: read its memory map": read("/proc/self/maps"),
 		"own: listen":              func() error { _, err := net.Listen("unix", at("run/agent.sock")); return err },
 	}
@@ -50,7 +51,8 @@ func restrictedMain() {
 	at := func(name string) string { return filepath.Join(dir, name) }
 	if mode == "closed" {
 		o := options{stderr: os.Stderr}
-		restrict(agent.Settings{State: at("state"), Trust: at("trust"), Socket: at("run/agent.sock"), TPM: "/dev/tpmrm0"}, at("run/resolv.conf"), o.logger(false))
+		s := agent.Settings{State: at("state"), Trust: at("trust"), Socket: at("run/agent.sock"), TPM: "/dev/tpmrm0", Health: agent.Health{Services: at("services")}}
+		restrict(s, at("run/resolv.conf"), o.logger(false))
 	}
 	if name := os.Args[3]; attempts(at)[name]() == nil {
 		fmt.Println(name)
@@ -81,7 +83,7 @@ func try(t *testing.T, mode, name string) bool {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	for _, file := range []string{"state/file", "trust/fleet.json", "run/resolv.conf", "other/secret", "other/removable"} {
+	for _, file := range []string{"state/file", "trust/fleet.json", "run/resolv.conf", "services/app", "other/secret", "other/removable"} {
 		path := filepath.Join(dir, file)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,12 +9,15 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/agent"
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/internal/cli"
+	"github.com/gatewarden/gatewarden/internal/policy"
 )
 
 // Exit codes beside those of package cli; the help text of each verb lists those that it uses.
@@ -60,15 +64,28 @@ health and attest use more, see their help.`,
 
 // ask gets the agent's status; a socket on the command line needs no configuration.
 func (o *options) ask(ctx context.Context, fresh bool) (local.Status, error) {
-	socket := o.socket
-	if socket == "" {
-		s, err := o.settings()
-		if err != nil {
-			return local.Status{}, err
-		}
-		socket = s.Socket
+	if o.socket != "" {
+		return local.Get(ctx, o.socket, fresh)
 	}
-	return local.Get(ctx, socket, fresh)
+	s, err := o.settings()
+	if err != nil {
+		return local.Status{}, err
+	}
+	status, err := local.Get(ctx, s.Socket, fresh)
+	if err != nil {
+		err = cmp.Or(waiting(s.Trust), err)
+	}
+	return status, err
+}
+
+// waiting says why an installed agent does not run yet, nil if that is not why.
+func waiting(trust string) error {
+	for _, name := range []string{policy.FleetFile, policy.OperatorsFile} {
+		if _, err := os.Stat(filepath.Join(trust, name)); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("the agent waits for %s in %s\nhint: install the fleet's trust documents there; the agent starts by itself then", name, trust)
+		}
+	}
+	return nil
 }
 
 // settings reads the agent's configuration.

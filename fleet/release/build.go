@@ -13,14 +13,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/update/chunk"
 	"github.com/gatewarden/gatewarden/update/chunk/pack"
 	"github.com/gatewarden/gatewarden/update/release"
 )
 
-// BuildOptions describe a release. UKI, Loader, MinSource, Deadline, Phases, Notes,
-// Workers and Progress may be left out.
+// BuildOptions describe a release. UKI, UKIA and UKIB, Loader, MinSource, Deadline,
+// Phases, Notes, Workers and Progress may be left out.
 type BuildOptions struct {
 	Product, Channel, Version string
 	Epoch                     uint64
@@ -29,13 +28,16 @@ type BuildOptions struct {
 	Rootfs                    string // path of the image of slot "rootfs"
 	// UKI is the path of a unified kernel image, the image of slot "boot". Without
 	// one the release has no reference values, and opens no sealed secret.
-	UKI      string
-	Loader   string // path of the systemd-boot that starts the UKI, empty if the firmware does
-	Confirm  release.Confirm
-	Deadline time.Time
-	Phases   []string // boot-phase paths in which secrets may open, by default DefaultPhases
-	Notes    string
-	Workers  int // compressing at once, by default one for each CPU
+	UKI string
+	// UKIA and UKIB are, in the place of UKI, one for each slot: where the command line
+	// inside names the slot, as for systemd-boot.
+	UKIA, UKIB string
+	Loader     string // path of the systemd-boot that starts the UKI, empty if the firmware does
+	Confirm    release.Confirm
+	Deadline   time.Time
+	Phases     []string // boot-phase paths in which secrets may open, by default DefaultPhases
+	Notes      string
+	Workers    int // compressing at once, by default one for each CPU
 	// Progress is told, never concurrently, how many bytes of an image are done.
 	Progress func(image string, done, total int64)
 }
@@ -54,6 +56,7 @@ type Built struct {
 // PackedImage is one image of a release and what it added to the chunk store.
 type PackedImage struct {
 	Slot   string `json:"slot"`
+	For    string `json:"for,omitempty"`
 	Size   int64  `json:"size"`   // bytes
 	Chunks int    `json:"chunks"` // different ones
 	Added  int    `json:"added"`  // of them, new in the store
@@ -77,11 +80,15 @@ func (r *Repo) Build(ctx context.Context, o BuildOptions) (*Built, error) {
 	if err := r.precheck(rel, o); err != nil {
 		return fail(err)
 	}
-	if err := r.predict(rel, o); err != nil {
+	ukis, err := o.ukis()
+	if err != nil {
+		return fail(err)
+	}
+	if err := r.predict(rel, o, ukis); err != nil {
 		return fail(err)
 	}
 	built := &Built{Target: targetOf(rel), PCRPolicies: len(rel.PCRPolicies)}
-	files, err := r.pack(ctx, rel, o, built)
+	files, err := r.pack(ctx, rel, o, ukis, built)
 	if err != nil {
 		return fail(err)
 	}
@@ -154,66 +161,19 @@ func checkEpochs(all []*release.Release) error {
 	return nil
 }
 
-// predict reads the boot files: what they measure becomes the reference values and
-// the PCR policies.
-func (r *Repo) predict(rel *release.Release, o BuildOptions) error {
-	if o.UKI == "" {
-		if o.Loader != "" {
-			return errors.New("a boot loader without a UKI: give both, or neither")
-		}
-		return nil
-	}
-	uki, err := readInput(o.UKI, maxBoot)
-	if err != nil {
-		return fmt.Errorf("read UKI: %w", err)
-	}
-	var loader []byte
-	if o.Loader != "" {
-		if loader, err = readInput(o.Loader, maxBoot); err != nil {
-			return fmt.Errorf("read boot loader: %w", err)
-		}
-	}
-	boot, err := attest.ReadUKI(uki, loader)
-	if err != nil {
-		return err
-	}
-	if rel.Reference, err = json.Marshal(boot.Release(rel.Product, rel.Version)); err != nil {
-		return err
-	}
-	phases := o.Phases
-	if len(phases) == 0 {
-		phases = DefaultPhases()
-	}
-	rel.PCRPolicies, err = r.approve(rel, boot, phases)
-	return err
-}
-
-// readInput follows links, as build systems leave them.
-func readInput(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(data)) > limit {
-		err = fmt.Errorf("it has more than %d bytes", limit)
-	}
-	return data, err
-}
-
 // pack cuts the images and returns their indexes as targets.
-func (r *Repo) pack(ctx context.Context, rel *release.Release, o BuildOptions, built *Built) ([]file, error) {
-	images := []struct{ slot, file, ending string }{{"rootfs", o.Rootfs, ".img"}, {"boot", o.UKI, ".efi"}}
+func (r *Repo) pack(ctx context.Context, rel *release.Release, o BuildOptions, ukis []input, built *Built) ([]file, error) {
 	var files []file
-	for _, image := range images {
-		if image.file == "" {
-			continue
+	for _, in := range append([]input{{"rootfs", "", o.Rootfs}}, ukis...) {
+		about := release.Image{Slot: in.kind, For: in.slot}
+		name, ending := prefixOf(rel)+"/"+imageName(in.kind, in.slot), ".img"
+		if in.kind == "boot" {
+			ending = ".efi"
 		}
-		about := release.Image{Slot: image.slot, Name: prefixOf(rel) + "/" + image.slot + image.ending, Index: prefixOf(rel) + "/" + image.slot + ".caibx"}
-		done, index, err := r.packImage(ctx, image.file, &about, o)
+		about.Name, about.Index = name+ending, name+".caibx"
+		done, index, err := r.packImage(ctx, in.file, &about, o)
 		if err != nil {
-			return nil, fmt.Errorf("pack %s: %w", image.file, err)
+			return nil, fmt.Errorf("pack %s: %w", in.file, err)
 		}
 		rel.Images = append(rel.Images, about)
 		built.Images = append(built.Images, done)
@@ -246,14 +206,14 @@ func (r *Repo) packImage(ctx context.Context, name string, about *release.Image,
 		Sizes: chunk.SizesFor(info.Size()), Algorithm: chunk.SHA512_256,
 	}
 	if o.Progress != nil {
-		cfg.Progress = func(done, total int64) { o.Progress(about.Slot, done, total) }
+		cfg.Progress = func(done, total int64) { o.Progress(imageName(about.Slot, about.For), done, total) }
 	}
 	result, err := pack.Pack(ctx, cfg)
 	if err != nil {
 		return PackedImage{}, nil, err
 	}
 	about.Size, about.SHA256 = info.Size(), release.Digest(hash.Sum(nil))
-	return PackedImage{Slot: about.Slot, Size: about.Size, Chunks: result.Chunks, Added: result.Added, Packed: result.Packed}, result.Index.Encode(), nil
+	return PackedImage{Slot: about.Slot, For: about.For, Size: about.Size, Chunks: result.Chunks, Added: result.Added, Packed: result.Packed}, result.Index.Encode(), nil
 }
 
 // Withdraw drafts that a release is offered no more. Devices that run it go on, and

@@ -16,20 +16,32 @@ import (
 // is no Secure Boot (design, section 7).
 func pcrSets() [][]int { return [][]int{{11, 12, 13}, {4, 11, 12, 13}} }
 
-// approve signs what the release's boot measures in each phase path, for secrets of
-// every epoch up to its own, with each PCR-policy key of the product.
-func (r *Repo) approve(rel *release.Release, boot attest.Boot, phases []string) ([]release.PCRPolicy, error) {
+// approve signs what each of the release's boots measures in each phase path, for
+// secrets of every epoch up to its own, with each PCR-policy key of the product.
+func (r *Repo) approve(rel *release.Release, boots []attest.Boot, phases []string) ([]release.PCRPolicy, error) {
 	keys, err := r.policySigners(rel.Product)
 	if err != nil {
 		return nil, err
 	}
 	each := uint64(0)
 	for _, path := range phases {
-		each += uint64(len(refs(rel, 1, path)) * len(keys))
+		each += uint64(len(refs(rel, 1, path)) * len(keys) * len(boots))
 	}
 	if rel.Epoch > release.MaxPolicies/each {
 		return nil, fmt.Errorf("%d epochs with %d PCR policies each: a release carries at most %d", rel.Epoch, each, release.MaxPolicies)
 	}
+	var list []release.PCRPolicy
+	for _, boot := range boots {
+		some, err := approveBoot(rel, keys, boot, phases)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, some...)
+	}
+	return list, nil
+}
+
+func approveBoot(rel *release.Release, keys []keyPair, boot attest.Boot, phases []string) ([]release.PCRPolicy, error) {
 	var list []release.PCRPolicy
 	for epoch := uint64(1); epoch <= rel.Epoch; epoch++ {
 		for _, path := range phases {

@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/policy"
+	"github.com/gatewarden/gatewarden/update/release"
 )
 
 // The targets that are documents of the owner.
@@ -126,36 +128,61 @@ func encodePolicy(p *attest.Policy) ([]byte, error) {
 // A version that is in two channels must be the same one.
 func (r *Repo) references(list []attest.Release) ([]attest.Release, error) {
 	list = append([]attest.Release{}, list...) // in JSON a list, also if it is empty
-	at := make(map[string]int)
-	for i := range list {
-		at[list[i].Name()] = i
-	}
 	own, err := r.List()
 	if err != nil {
 		return nil, err
 	}
 	seen := make(map[string]string) // in one spelling: a draft's is indented
 	for _, rel := range own {
-		if len(rel.Reference) == 0 {
-			continue
-		}
-		var one attest.Release
-		if err := json.Unmarshal(rel.Reference, &one); err != nil {
+		some, err := referencesOf(rel)
+		if err != nil {
 			return nil, fmt.Errorf("read reference values of %s: %w", rel.Name(), err)
 		}
-		if one.Product != rel.Product || one.Version != rel.Version {
-			return nil, fmt.Errorf("read reference values of %s: they are of %s", rel.Name(), one.Name())
-		}
-		if other, twice := seen[one.Name()]; twice && other != compact(rel.Reference) {
-			return nil, fmt.Errorf("%s is in two channels with different boot files: give one another version", one.Name())
-		}
-		seen[one.Name()] = compact(rel.Reference)
-		if i, ok := at[one.Name()]; ok {
-			list[i] = one
+		if len(some) == 0 {
 			continue
 		}
-		at[one.Name()] = len(list)
-		list = append(list, one)
+		name := some[0].Name()
+		if other, twice := seen[name]; twice && other != compact(rel.Reference) {
+			return nil, fmt.Errorf("%s is in two channels with different boot files: give one another version", name)
+		}
+		seen[name] = compact(rel.Reference)
+		same := func(one attest.Release) bool { return one.Name() == name }
+		at := slices.IndexFunc(list, same)
+		if at < 0 {
+			at = len(list)
+		}
+		list = slices.Insert(slices.DeleteFunc(list, same), at, some...)
+	}
+	return list, nil
+}
+
+// referencesOf reads the reference values of a release: none, or for each slot that
+// its images are for. With those of one slot left out, gateways would turn red there.
+func referencesOf(rel *release.Release) ([]attest.Release, error) {
+	text := compact(rel.Reference)
+	if text == "" {
+		return nil, nil
+	}
+	if text[0] == '{' {
+		text = "[" + text + "]"
+	}
+	var list []attest.Release
+	if err := json.Unmarshal([]byte(text), &list); err != nil {
+		return nil, err
+	}
+	want, have := []string{""}, []string{}
+	if slices.ContainsFunc(rel.Images, func(i release.Image) bool { return i.For != "" }) {
+		want = []string{"a", "b"} // a kind has both
+	}
+	for _, one := range list {
+		if one.Product != rel.Product || one.Version != rel.Version {
+			return nil, fmt.Errorf("they are of %s", one.Name())
+		}
+		have = append(have, one.For)
+	}
+	slices.Sort(have)
+	if !slices.Equal(want, have) {
+		return nil, fmt.Errorf("its images are for slots %q, the values for %q", want, have)
 	}
 	return list, nil
 }

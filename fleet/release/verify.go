@@ -153,6 +153,9 @@ func (r *Repo) verifyRelease(ctx context.Context, client *tuf.Client, target tuf
 			return fmt.Errorf("index %s: %d bytes, at most %d are allowed", image.Index, about.Length(), chunk.MaxIndex)
 		}
 	}
+	if _, err := referencesOf(rel); err != nil {
+		return fmt.Errorf("reference values: %w", err)
+	}
 	return r.checkPolicies(rel)
 }
 

@@ -101,7 +101,11 @@ func viewRelease(r *release.Release, n registry.ReleaseCount, now time.Time) rel
 	var slots []string
 	for _, image := range r.Images {
 		bytes += image.Size
-		slots = append(slots, plain(image.Slot)+" "+size(image.Size))
+		name := plain(image.Slot)
+		if image.For != "" {
+			name += " for slot " + plain(image.For)
+		}
+		slots = append(slots, name+" "+size(image.Size))
 	}
 	for i, model := range r.Hardware {
 		if i == modelRows {

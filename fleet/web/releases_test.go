@@ -29,7 +29,7 @@ func offering(t *testing.T, r Registry, fault error, list ...*release.Release) h
 func edge(version, channel string) *release.Release {
 	return &release.Release{
 		Product: "edge", Channel: channel, Version: version, Epoch: 2, Hardware: []string{"EdgeBox 220", "RailGate R4"},
-		Images: []release.Image{{Slot: "rootfs", Size: 64 << 20}, {Slot: "boot", Size: 12 << 20}},
+		Images: []release.Image{{Slot: "rootfs", Size: 64 << 20}, {Slot: "boot", For: "a", Size: 6 << 20}, {Slot: "boot", For: "b", Size: 6 << 20}},
 	}
 }
 
@@ -42,7 +42,7 @@ func TestReleasesPageSaysAllWithoutScript(t *testing.T) {
 	page := text(get(t, offering(t, store, nil, edge("1.4.2", "stable"), edge("1.10.0", "stable"), newest), "/releases"))
 	wants(t, page,
 		"edge 1.5.0 channel beta 0 running 1 updating 0 failed 0 refused 1 rolled back Security epoch 2 Deadline 2026-03-24 10:42:07 UTC in 10 d PCR policies 8 "+
-			"Images 76.0 MiB rootfs 64.0 MiB, boot 12.0 MiB Installs over 1.4.0 and later Hardware EdgeBox 220, RailGate R4 Notes Mends the hole in modbus-bridge.",
+			"Images 76.0 MiB rootfs 64.0 MiB, boot for slot a 6.0 MiB, boot for slot b 6.0 MiB Installs over 1.4.0 and later Hardware EdgeBox 220, RailGate R4 Notes Mends the hole in modbus-bridge.",
 		"edge 1.4.2 channel stable 9 running 0 updating 0 failed", "Deadline none PCR policies none")
 	if a, b, c := strings.Index(page, "edge 1.10.0"), strings.Index(page, "edge 1.5.0"), strings.Index(page, "edge 1.4.2"); a > b || b > c {
 		t.Errorf("order %d, %d, %d: not newest first", a, b, c)

@@ -67,11 +67,15 @@ func verbOnly(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// strict makes a wrong argument or a missing flag of any verb a UsageError.
+// strict makes a wrong argument of any verb, a missing flag, and flags that don't go
+// together a UsageError.
 func strict(cmd *cobra.Command) {
 	inner := cmd.Args
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		err := cmd.ValidateRequiredFlags()
+		if err == nil {
+			err = cmd.ValidateFlagGroups()
+		}
 		if err == nil && inner != nil {
 			err = inner(cmd, args)
 		}

@@ -31,6 +31,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	arch := flags.String("arch", "amd64,arm64,armhf,riscv64", "architectures, by Debian's names")
 	format := flags.String("format", "deb,rpm", "kinds of package")
 	out := flags.String("out", "dist", "folder of the packages")
+	version := flags.String("version", "", "what the programs call their version; by default what git describe says")
 	linted := flags.Bool("lint", false, "have lintian and rpmlint look at them")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -42,6 +43,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	s, err := readSource(ctx)
 	if err != nil {
 		return err
+	}
+	if *version != "" {
+		s.described = *version
 	}
 	if err := os.MkdirAll(*out, 0o755); err != nil {
 		return fmt.Errorf("make folder of the packages: %w", err)

@@ -63,7 +63,7 @@ func pack(ctx context.Context, s source, program string, t target, format, stage
 	}
 	var lines []string
 	for _, page := range pages {
-		lines = append(lines, fmt.Sprintf(`  - {src: %q, dst: /usr/share/man/man1/%s, type: %q}`, page, filepath.Base(page), values["DOC"]))
+		lines = append(lines, fmt.Sprintf(`  - {src: %q, dst: /usr/share/man/man1/%s, type: %q, file_info: *file}`, page, filepath.Base(page), values["DOC"]))
 	}
 	values["PAGES"] = strings.Join(lines, "\n")
 	var unknown error

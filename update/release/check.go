@@ -2,6 +2,7 @@ package release
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -65,15 +66,15 @@ func (r *Release) checkImages() error {
 	if len(r.Images) == 0 || len(r.Images) > MaxImages {
 		return fmt.Errorf("images holds %d, it must hold 1 to %d", len(r.Images), MaxImages)
 	}
-	slots := make(map[string]bool)
+	slots := make(map[string]string) // by kind, those that its images are for
 	for i, image := range r.Images {
 		at := fmt.Sprintf("images[%d]", i)
 		if err := errors.Join(word(at+".slot", image.Slot), targetPath(at+".name", image.Name), targetPath(at+".index", image.Index)); err != nil {
 			return err
 		}
 		switch {
-		case slots[image.Slot]:
-			return fmt.Errorf("%s: slot %s has an image already", at, image.Slot)
+		case image.For != "" && image.For != "a" && image.For != "b":
+			return fmt.Errorf("%s.for is %.70q, it must be a, b or absent", at, image.For)
 		case image.Size < 1 || image.Size > MaxImageSize:
 			return fmt.Errorf("%s.size is %d, it must be from 1 to %d bytes", at, image.Size, int64(MaxImageSize))
 		case image.SHA256 == Digest{}:
@@ -81,7 +82,13 @@ func (r *Release) checkImages() error {
 		case !strings.HasSuffix(image.Index, ".caibx"):
 			return fmt.Errorf("%s.index does not end in .caibx", at)
 		}
-		slots[image.Slot] = true
+		slots[image.Slot] += cmp.Or(image.For, "any")
+	}
+	// With an image for one slot only, every second device could not install it.
+	for kind, of := range slots {
+		if of != "any" && of != "ab" && of != "ba" {
+			return fmt.Errorf("images of kind %s: there must be one, or one for slot a and one for slot b", kind)
+		}
 	}
 	return nil
 }
@@ -178,8 +185,8 @@ func (r *Release) checkRest() error {
 	switch reference := bytes.TrimSpace(r.Reference); {
 	case len(reference) > MaxReference:
 		return fmt.Errorf("reference has %d bytes, at most %d are allowed", len(reference), MaxReference)
-	case len(reference) > 0 && reference[0] != '{':
-		return errors.New("reference is no object")
+	case len(reference) > 0 && reference[0] != '{' && reference[0] != '[':
+		return errors.New("reference is neither an object nor a list")
 	case len(r.Notes) > MaxNotes:
 		return fmt.Errorf("notes has %d bytes, at most %d are allowed", len(r.Notes), MaxNotes)
 	}

@@ -26,15 +26,16 @@ type Release struct {
 	// one below N again. From 1.
 	Epoch     uint64    `json:"epoch"`
 	Hardware  []string  `json:"hardware"`                     // models it runs on, as the device calls itself
-	Images    []Image   `json:"images"`                       // one for each slot that is written
+	Images    []Image   `json:"images"`                       // of a kind one, or one for each slot
 	MinSource string    `json:"min_source_version,omitempty"` // lowest running version that can install it directly
 	Confirm   Confirm   `json:"confirm"`
 	Deadline  time.Time `json:"deadline,omitzero"` // a device that has not installed it by then is graded unhealthy
 	// PCRPolicies open what was sealed, on this release: for every epoch from 1 to
 	// Epoch, or none at all.
 	PCRPolicies []PCRPolicy `json:"pcr_policies,omitempty"`
-	// Reference is the release's entry in the attestation policy (attest.Release),
-	// so that an update never turns a healthy device red. An object; attest reads it.
+	// Reference is the release's entry in the attestation policy (attest.Release), or a
+	// list of them, one for each slot, so that an update never turns a healthy device
+	// red. attest reads it.
 	Reference json.RawMessage `json:"reference,omitempty"`
 	Notes     string          `json:"notes,omitempty"` // for people
 }
@@ -46,7 +47,13 @@ type Image struct {
 	Size   int64  `json:"size"`   // bytes
 	SHA256 Digest `json:"sha256"` // of the whole image
 	Index  string `json:"index"`  // path of its casync index (.caibx), a TUF target too: length and hashes are there
+	// For is the slot, "a" or "b", that alone may get this image; absent: either. Where
+	// the images of a kind differ from slot to slot, there is one for each.
+	For string `json:"for,omitempty"`
 }
+
+// Fits says whether this is the image of its kind for slot.
+func (i Image) Fits(slot string) bool { return i.For == "" || i.For == slot }
 
 // Confirm says when a new release may stay. Local gates and the identity of the
 // booted slot are always among the criteria.

@@ -77,7 +77,9 @@ func TestWrongReleasesAreRefusedWithTheKey(t *testing.T) {
 		"policy that opens at power": {`"sysinit:ready", "pcrs": [4`, `"sysinit:ready:shutdown", "pcrs": [4`, "nothing may open in shutdown"},
 		"unknown phase":              {`"sysinit:ready", "pcrs": [4`, `"sysinit:", "pcrs": [4`, "no boot phase"},
 		"policy without signature":   {`"signature": "AA=="`, `"signature": ""`, "signature has 0 bytes"},
-		"reference is a list":        {`{"product": "edge"}`, `["edge"]`, "reference is no object"},
+		"reference is a text":        {`{"product": "edge"}`, `"edge"`, "reference is neither"},
+		"image for a third slot":     {`"slot": "rootfs"`, `"slot": "rootfs", "for": "c"`, "images[0].for is"},
+		"image for one slot only":    {`"slot": "rootfs"`, `"slot": "rootfs", "for": "a"`, "images of kind rootfs"},
 		"text behind":                {"\"quicker start\"\n}", "\"quicker start\"\n} x", "parse release"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -89,6 +91,57 @@ func TestWrongReleasesAreRefusedWithTheKey(t *testing.T) {
 				t.Errorf("got %v, want ...%s...", err, c.want)
 			}
 		})
+	}
+}
+
+// bootFor is an image of kind boot for a slot, behind others.
+func bootFor(slot string) string {
+	return `, {"slot": "boot", "for": "` + slot + `", "name": "boot-` + slot + `.efi", "size": 1, "sha256": "` + digest + `", "index": "boot-` + slot + `.caibx"}`
+}
+
+func withImages(more ...string) []byte {
+	return []byte(strings.Replace(good, `rootfs.caibx"}`, `rootfs.caibx"}`+strings.Join(more, ""), 1))
+}
+
+func TestAKindHasOneImageOrOneForEachSlot(t *testing.T) {
+	for _, order := range [][]string{{"a", "b"}, {"b", "a"}} {
+		r, err := Parse(withImages(bootFor(order[0]), bootFor(order[1])))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, slot := range []string{"a", "b"} {
+			var names []string
+			for _, image := range r.Images {
+				if image.Fits(slot) {
+					names = append(names, image.Name)
+				}
+			}
+			if got := strings.Join(names, " "); got != "edge/2.1.0/rootfs.img boot-"+slot+".efi" {
+				t.Errorf("slot %s gets %s", slot, got)
+			}
+		}
+	}
+	for _, wrong := range [][]string{{"a"}, {"b"}, {"a", "a"}, {"b", "b"}, {""}, {"", ""}, {"a", ""}, {"", "b"}, {"a", "b", ""}, {"a", "b", "a"}} {
+		var more []string
+		for _, slot := range wrong {
+			more = append(more, bootFor(slot))
+		}
+		_, err := Parse(withImages(more...))
+		if alone := len(wrong) == 1 && wrong[0] == ""; (err == nil) != alone {
+			t.Errorf("images for %q: %v", wrong, err)
+		}
+	}
+}
+
+// What was signed before images were for slots reads and is written as ever.
+func TestAnImageForEitherSlotSaysNothingOfSlots(t *testing.T) {
+	r, err := Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(r.Images[0])
+	if err != nil || strings.Contains(string(text), "for") || !r.Images[0].Fits("a") || !r.Images[0].Fits("b") {
+		t.Errorf("%s (%v)", text, err)
 	}
 }
 
@@ -143,6 +196,7 @@ func TestOnlyTheRightDeviceMayInstall(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add(withImages(bootFor("a"), bootFor("b")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := Parse(data)
 		if err != nil {

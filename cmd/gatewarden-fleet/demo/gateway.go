@@ -59,7 +59,6 @@ trust = %q
 socket = %q
 helper = %q
 tpm = %q
-slot = %q
 [identity]
 model = %q
 hostname = %q
@@ -69,7 +68,7 @@ services = %q
 [update]
 auto = %t
 interval = "1s"
-`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket(), g.slot, model, g.name, g.machine.health(), g.updates)
+`, g.path("state"), trust, g.agentSocket(), g.helperSocket(), "unix:"+g.tpmSocket(), model, g.name, g.machine.health(), g.updates)
 	return os.WriteFile(g.path("agent.toml"), []byte(settings), 0o600)
 }
 
@@ -103,7 +102,7 @@ func (g *gateway) boot(ctx context.Context, words, trust string) error {
 	}
 	g.helper, err = start(g.name+" helper", g.path("helper.log"), g.binary, "helper",
 		"--listen", g.helperSocket(), "--peer-uid", strconv.Itoa(os.Getuid()), "--trust", trust, "--state", g.path("helper"),
-		"--slots", g.machine.dir, "--product-file", g.machine.productFile(), "--reboot-file", g.rebootFile(), "--epoch-counter",
+		"--slots", g.machine.dir, "--product-file", g.machine.productFile(), "--reboot-file", g.rebootFile(),
 		"--tpm", "unix:"+g.tpmSocket(), "--event-log", g.path("boot/eventlog"), "--ima-log", g.path("boot/ima"))
 	if err != nil {
 		return err

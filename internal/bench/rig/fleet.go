@@ -73,7 +73,7 @@ func (f *Fleet) install() error {
 		return err
 	}
 	return writeJSON(f.Settings.Policy, attest.Policy{
-		Version: 1, Issued: time.Now().UTC(), Fleet: Name, Releases: []attest.Release{bootSoftware().Release("rig", "1.0.0")},
+		Version: 1, Issued: time.Now().UTC(), Fleet: Name, Releases: []attest.Release{BootSoftware().Release("rig", "1.0.0")},
 	})
 }
 

@@ -27,8 +27,8 @@ type Gateway struct {
 	stop func() error
 }
 
-// bootSoftware is what every gateway boots.
-func bootSoftware() attest.Boot {
+// BootSoftware is what every gateway boots.
+func BootSoftware() attest.Boot {
 	digest := func(name string) attest.Digest { return sha256.Sum256([]byte(name)) }
 	b := attest.Boot{
 		Loader: digest("loader"), LoaderPath: `\EFI\BOOT\BOOTX64.EFI`, UKI: digest("uki"), UKIPath: `\EFI\Linux\rig.efi`,
@@ -43,7 +43,7 @@ func bootSoftware() attest.Boot {
 // Boot measures a boot into the chip and starts the helper. dir is the gateway's
 // own; its path must leave room for socket names. trust is the fleet's folder.
 func Boot(ctx context.Context, dir, trust string, power *tpmtest.Power) (*Gateway, error) {
-	log, err := measure(ctx, power)
+	log, err := Measure(ctx, power)
 	if err != nil {
 		return nil, fmt.Errorf("measure boot: %w", err)
 	}
@@ -63,14 +63,14 @@ func Boot(ctx context.Context, dir, trust string, power *tpmtest.Power) (*Gatewa
 	return g, g.startHelper(dir)
 }
 
-// measure extends the PCRs as firmware, boot loader and systemd do, and returns
+// Measure extends the PCRs as firmware, boot loader and systemd do, and returns
 // the event log.
-func measure(ctx context.Context, power *tpmtest.Power) ([]byte, error) {
+func Measure(ctx context.Context, power *tpmtest.Power) ([]byte, error) {
 	raw, err := attest.CutAtFirstBootApplication(boot.EventLog)
 	if err != nil {
 		return nil, err
 	}
-	for _, event := range attest.BootEvents(bootSoftware()) {
+	for _, event := range attest.BootEvents(BootSoftware()) {
 		raw = attest.AppendEvent(raw, event)
 	}
 	log, err := attest.ParseEventLog(raw)

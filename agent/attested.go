@@ -1,0 +1,157 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+const (
+	maxVerdictFile = wire.MaxBody
+	mostUnanswered = 3 // questions in a row without a verdict, before the identity is looked at
+
+	// retryEvidence is the first rest after evidence that could not be made; it doubles
+	// up to the usual interval.
+	retryEvidence = time.Second
+)
+
+// noteEvidence has the fleet asked again soon if evidence could not be made: at a
+// start the helper may come after the agent.
+func (a *Agent) noteEvidence(err error) {
+	if err == nil {
+		a.unable.Store(0)
+		return
+	}
+	a.log.Error("answer challenge", "error", err)
+	a.unable.Add(1)
+	select {
+	case a.askSoon <- struct{}{}:
+	default:
+	}
+}
+
+func (a *Agent) answer(ctx context.Context, payload []byte) error {
+	var challenge wire.Challenge
+	if err := strictjson.Unmarshal(payload, &challenge); err != nil {
+		return fmt.Errorf("read challenge: %w", err)
+	}
+	ev, err := a.evidence.Collect(ctx, challenge, a.identity.Keys()...)
+	if err != nil {
+		return err
+	}
+	a.answered.Store(&challenge.Nonce)
+	return a.link.Publish(ctx, wire.KindEvidence, ev)
+}
+
+// Attest asks the fleet for a fresh verdict and waits for it: one on a quote that
+// was made after the question.
+func (a *Agent) Attest(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	before := a.answered.Load()
+	if err := a.askAgain(ctx); err != nil {
+		return fmt.Errorf("ask the fleet for a challenge: %w", err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return errors.New("the fleet sent no verdict within 30 seconds")
+		case v := <-a.verdicts:
+			if now := a.answered.Load(); now != before && bytes.Equal(*now, v.Nonce) {
+				return nil
+			}
+		}
+	}
+}
+
+// judged takes in a verdict, from whichever way it came.
+func (a *Agent) judged(v wire.Verdict) {
+	before := a.verdict.Swap(&v)
+	a.unanswered.Store(0)
+	if err := a.fs.WriteJSON(a.path("verdict.json"), v, 0o600); err != nil {
+		a.log.Error("store verdict", "error", err)
+	}
+	if before == nil || before.Grade != v.Grade {
+		a.log.Info("judged", "grade", v.Grade, "gate", v.Gate)
+	}
+	select {
+	case <-a.verdicts: // nobody waited for it; the newest counts
+	default:
+	}
+	select {
+	case a.verdicts <- v:
+	default:
+	}
+	select {
+	case a.rest <- struct{}{}:
+	default:
+	}
+	a.askReport()
+}
+
+// restoreVerdict shows the last verdict after a restart; a damaged file is as
+// good as none.
+func (a *Agent) restoreVerdict() {
+	var v wire.Verdict
+	err := a.fs.ReadJSON(a.path("verdict.json"), maxVerdictFile, &v)
+	switch {
+	case err == nil:
+		a.verdict.Store(&v)
+	case !errors.Is(err, fs.ErrNotExist):
+		a.log.Warn("stored verdict can't be read; the next one replaces it", "error", err)
+	}
+}
+
+// attestRegularly asks to be judged at each interval while there is a connection;
+// each new connection asks by itself.
+func (a *Agent) attestRegularly(ctx context.Context) error {
+	interval := time.Duration(a.settings.Attest.Interval)
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.askSoon:
+			timer.Reset(min(interval, retryEvidence<<min(a.unable.Load(), 16)))
+			continue
+		case <-timer.C:
+			timer.Reset(interval)
+		}
+		if !a.link.Status().Connected {
+			continue
+		}
+		// A fleet that can't accept the evidence is silent here. The device API says
+		// why, and the way back leads over it.
+		if a.unanswered.Add(1) == mostUnanswered {
+			a.identity.Kick("the fleet sends no verdict")
+		}
+		if err := a.askAgain(ctx); err != nil {
+			a.log.Warn("ask for a challenge", "error", err)
+		}
+	}
+}
+
+func (a *Agent) askAgain(ctx context.Context) error {
+	again := a.hello()
+	again.Connected = false
+	return a.link.Publish(ctx, wire.KindHello, again)
+}
+
+func (a *Agent) claims() attest.Claims {
+	_, head := a.audit.Head()
+	c := attest.Claims{
+		Version: 1, Software: a.version, Slot: a.slot(), Audit: head,
+	}
+	if a.health != nil {
+		c.Posture = a.health.Report().Posture
+	}
+	return c
+}
