@@ -17,6 +17,10 @@ type Boot struct {
 	Kernel      Digest // Authenticode SHA-256 of the kernel in the UKI
 	Sections    []Section
 	CommandLine string
+	// SecureBoot is whether the firmware lets nothing start that is not signed. Then
+	// systemd-stub takes no command line but its own, which is not measured once more,
+	// and starts the kernel without the firmware, which measures no third image.
+	SecureBoot bool
 }
 
 // BootEvents returns the events that systemd-boot, systemd-stub (252) and the
@@ -39,8 +43,10 @@ func BootEvents(b Boot) []LogEvent {
 		add(11, evIPL, sectionName(s.Name), utf16Bytes(s.Name))
 		add(11, evIPL, s.Digest, utf16Bytes(s.Name))
 	}
-	add(12, evIPL, CommandLineDigest(b.CommandLine), line)
-	add(4, evBootApplication, b.Kernel, imageLoad(payloadNode()))
+	if !b.SecureBoot {
+		add(12, evIPL, CommandLineDigest(b.CommandLine), line)
+		add(4, evBootApplication, b.Kernel, imageLoad(payloadNode()))
+	}
 	add(9, evEventTag, CommandLineDigest(b.CommandLine), eventTag(loadOptionsTag, "LOADED_IMAGE::LoadOptions"))
 	for _, action := range []string{"Exit Boot Services Invocation", "Exit Boot Services Returned with Success"} {
 		add(5, evEFIAction, Digest(sha256Sum([]byte(action))), []byte(action))

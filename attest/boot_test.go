@@ -59,6 +59,40 @@ func TestPredictedBootEventsAreThoseOfTheRecordedBoot(t *testing.T) {
 	l.want(l.evidence(), Trusted, "release gw 1.0.0")
 }
 
+// Under Secure Boot the stub measures its command line no second time and starts the
+// kernel itself: the recorded log has one event less in PCR 12, and in PCR 4.
+func TestPredictionUnderSecureBootIsTheRecordedOne(t *testing.T) {
+	log, err := ParseEventLog(readFile(t, bootData, "ovmf-secureboot.eventlog"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorded, err := log.Replay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b Boot
+	var images []Digest
+	for _, event := range log.Events {
+		if event.PCR == 4 && event.Type == evBootApplication {
+			images = append(images, event.Digest)
+		}
+	}
+	if len(images) != 2 {
+		t.Fatalf("%d images were measured", len(images))
+	}
+	b.Loader, b.UKI, b.Kernel, b.SecureBoot = images[0], images[1], Digest{1}, true
+	b.CommandLine = "root=PARTLABEL=slot-a ro console=ttyS0 panic=5 quiet net.ifnames=0 systemd.show_status=0 lockdown=integrity"
+	for _, pcr := range []int{4, 12} {
+		if got := b.PCRs(nil)[pcr]; got != recorded[pcr] {
+			t.Errorf("PCR %d: predicted %s, recorded %s", pcr, got, recorded[pcr])
+		}
+	}
+	b.SecureBoot = false
+	if b.PCRs(nil)[12] == recorded[12] || b.PCRs(nil)[4] == recorded[4] {
+		t.Error("Secure Boot makes no difference to the prediction")
+	}
+}
+
 func samePCRs(a, b map[int]Digest) bool {
 	for _, pcr := range Selection() {
 		if a[pcr] != b[pcr] {

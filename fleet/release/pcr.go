@@ -76,6 +76,9 @@ func refs(rel *release.Release, epoch uint64, path string) []tpmpolicy.Ref {
 
 func approveOne(k keyPair, ref tpmpolicy.Ref, boot attest.Boot, path string) (release.PCRPolicy, error) {
 	values := make(map[int]tpmpolicy.Digest)
+	// Secrets of machines without Secure Boot are sealed to PCR 4 too, those of the
+	// others are not (docs/adr/010): each set has one way to boot.
+	boot.SecureBoot = !slices.Contains(ref.PCRs, 4)
 	predicted := boot.PCRs(strings.Split(path, ":"))
 	for _, pcr := range ref.PCRs {
 		value, ok := predicted[pcr]
