@@ -135,18 +135,18 @@ func (g *gateway) asksReboot() bool {
 // cutBeforeTrial cuts when the loader knows of the trial and the machine has not
 // gone down.
 func (w *world) cutBeforeTrial(ctx context.Context, g *gateway) (string, error) {
-	if g.slot == "b" {
-		if err := w.awaitLoader(ctx, g, "is to try slot a", func(c boot.FileState) bool { return c.Try == "a" && c.Tries > 0 }); err != nil {
-			return "", err
-		}
-		if err := g.cut(); err != nil {
-			return "", err
-		}
+	const line = "cut between \"set trial\" and the reboot: slot a boots on trial"
+	if g.slot == "a" {
+		return line + " (that was the cut before)", nil
 	}
-	if _, err := w.restart(ctx, g, "a"); err != nil {
+	if err := w.awaitLoader(ctx, g, "is to try slot a", func(c boot.FileState) bool { return c.Try == "a" && c.Tries > 0 }); err != nil {
 		return "", err
 	}
-	return "cut between \"set trial\" and the reboot: slot a boots on trial", nil
+	if err := g.cut(); err != nil {
+		return "", err
+	}
+	_, err := w.restart(ctx, g, "a")
+	return line, err
 }
 
 func (w *world) awaitLoader(ctx context.Context, g *gateway, what string, ok func(boot.FileState) bool) error {
