@@ -119,8 +119,11 @@ func TestAWrongClockAtBootIsSaidAndStrandsNobody(t *testing.T) {
 	inFull(t)
 	w := newWorld(t, setup{coldBoot: true, machine: lab.Machine{Clock: time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)}})
 	w.enrol()
-	if out := w.vm.Run("date +%Y; gatewarden status"); !strings.HasPrefix(out, "2001") || !strings.Contains(out, "time         not trusted") {
-		t.Errorf("in the year 2001 the agent says\n%s", out)
+	// systemd does not believe the year 2001 either, and begins when it was built.
+	out := w.vm.Run("date +%s; gatewarden status")
+	var now int64
+	if _, err := fmt.Sscan(out, &now); err != nil || time.Since(time.Unix(now, 0)) < 24*time.Hour || !strings.Contains(out, "time         not trusted") {
+		t.Errorf("with a wrong clock the agent says\n%s", out)
 	}
 	w.vm.Run(fmt.Sprintf("date -s @%d", time.Now().Unix()))
 	w.vm.Run("gatewarden attest --now")
