@@ -101,7 +101,7 @@ func (b Boot) PCRs(phases []string) map[int]Digest {
 	values := make(map[int]Digest)
 	extend := func(pcr int, digest Digest) { values[pcr] = Extend(values[pcr], digest) }
 	extend(4, sha256.Sum256([]byte("Calling EFI Application from Boot Option")))
-	extend(4, sha256.Sum256(make([]byte, 4))) // the separator
+	extend(4, sha256.Sum256(make([]byte, 4)))   // the separator
 	values[12], values[13] = Digest{}, Digest{} // nothing may be measured there
 	for _, event := range BootEvents(b) {
 		if pcr := event.PCR; pcr == 4 || pcr == 11 || pcr == 12 {
