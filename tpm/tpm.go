@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +18,7 @@ import (
 // connection and runs one operation after the other.
 type TPM struct {
 	chip     transport.TPM
+	alone    bool // no resource manager stands between
 	ops      chan *op
 	closing  chan struct{} // closed by Close
 	ended    chan struct{} // closed when the owner has left
@@ -42,7 +45,17 @@ func Open(ctx context.Context, path string) (*TPM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open TPM: %w", err)
 	}
-	return New(s), nil
+	t := New(s)
+	t.alone = !Shared(path)
+	return t, nil
+}
+
+// Shared tells whether a path leads to a resource manager, so that others can use
+// the chip too. /dev/tpm0 does not: who opens it has the chip alone.
+func Shared(path string) bool {
+	number, raw := strings.CutPrefix(path, "/dev/tpm")
+	_, err := strconv.Atoi(number)
+	return !raw || err != nil
 }
 
 // New wraps a transport. If it has a Close method, Close calls it.
