@@ -186,7 +186,10 @@ func readTrust[T any](files *fsx.FS, dir, name string, parse func([]byte) (*T, e
 }
 
 func (a *Agent) openTPM(ctx context.Context) (err error) {
-	if a.tpm, err = tpm.Open(ctx, a.settings.TPM); err != nil {
+	if !tpm.Shared(a.settings.TPM) {
+		a.log.Warn("the raw TPM device shuts every other program out; use the resource manager /dev/tpmrm0", "tpm", a.settings.TPM)
+	}
+	if a.tpm, err = tpm.Open(ctx, a.settings.TPM, tpm.WithAuth(a.settings.TPMAuth)); err != nil {
 		return fmt.Errorf("%w\nhint: `tpm` in agent.toml names it; is the TPM enabled in the firmware, and this user in the group tss?", err)
 	}
 	return nil

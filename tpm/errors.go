@@ -67,7 +67,7 @@ func outcomes() []outcome {
 			tpm2.TPMRCObjectMemory, tpm2.TPMRCSessionMemory, tpm2.TPMRCMemory,
 			tpm2.TPMRCObjectHandles, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap,
 		}},
-		{ErrPolicy, "is a password set on the owner or endorsement hierarchy?", []tpm2.TPMRC{
+		{ErrPolicy, "is a password set on the owner or endorsement hierarchy? give it as the credential tpm-owner-auth or tpm-endorsement-auth", []tpm2.TPMRC{
 			tpm2.TPMRCPolicyFail, tpm2.TPMRCPolicy, tpm2.TPMRCPolicyCC, tpm2.TPMRCPCRChanged,
 			tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthType, tpm2.TPMRCAuthUnavailable,
 			tpm2.TPMRCExpired, tpm2.TPMRCNVAuthorization, tpm2.TPMRCNVLocked,

@@ -19,6 +19,7 @@ import (
 type TPM struct {
 	chip     transport.TPM
 	alone    bool // no resource manager stands between
+	auth     Auth
 	ops      chan *op
 	closing  chan struct{} // closed by Close
 	ended    chan struct{} // closed when the owner has left
@@ -37,7 +38,7 @@ type TPM struct {
 
 // Open connects to a chip: a character device ("/dev/tpmrm0"), or the Unix socket
 // after "unix:". It sends no command. Errors: ErrAbsent, ErrBusy.
-func Open(ctx context.Context, path string) (*TPM, error) {
+func Open(ctx context.Context, path string, options ...Option) (*TPM, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open TPM: %w", err)
 	}
@@ -45,9 +46,10 @@ func Open(ctx context.Context, path string) (*TPM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open TPM: %w", err)
 	}
-	t := New(s)
-	t.alone = !Shared(path)
-	return t, nil
+	if !Shared(path) {
+		options = append(options, Alone())
+	}
+	return New(s, options...), nil
 }
 
 // Shared tells whether a path leads to a resource manager, so that others can use
@@ -58,14 +60,26 @@ func Shared(path string) bool {
 	return !raw || err != nil
 }
 
+// Option says of a connection what its path does not.
+type Option func(*TPM)
+
+// WithAuth gives the passwords of the hierarchies.
+func WithAuth(a Auth) Option { return func(t *TPM) { t.auth = a } }
+
+// Alone says that no resource manager stands between and nobody else uses the chip.
+func Alone() Option { return func(t *TPM) { t.alone = true } }
+
 // New wraps a transport. If it has a Close method, Close calls it.
-func New(chip transport.TPM) *TPM {
+func New(chip transport.TPM, options ...Option) *TPM {
 	t := &TPM{
 		chip:      chip,
 		ops:       make(chan *op),
 		closing:   make(chan struct{}),
 		ended:     make(chan struct{}),
 		primaries: make(map[string]*object),
+	}
+	for _, option := range options {
+		option(t)
 	}
 	go t.own()
 	return t
