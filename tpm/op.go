@@ -54,6 +54,11 @@ func (o *op) guarded() (err error) {
 			err = classify(ErrDamaged, "the chip sent what is no TPM answer", fmt.Errorf("decode TPM response: %v", r))
 		}
 	}()
+	if o.t.alone && !o.t.swept {
+		if err := o.sweep(); err != nil {
+			return err
+		}
+	}
 	return o.fn(o)
 }
 

@@ -29,6 +29,7 @@ type TPM struct {
 	since    atomic.Int64 // when a caller gave up the operation that runs (Unix ns), else 0
 
 	// What follows belongs to the owner goroutine.
+	swept  bool // alone: what others left in the chip is gone
 	loaded []*object
 	clock  uint64 // counts uses, for least-recently-used
 	// primaries are EKs and SRKs by the Name of their template or handle.
@@ -37,7 +38,7 @@ type TPM struct {
 }
 
 // Open connects to a chip: a character device ("/dev/tpmrm0"), or the Unix socket
-// after "unix:". It sends no command. Errors: ErrAbsent, ErrBusy.
+// after "unix:". A raw device ("/dev/tpm0") is taken to be Alone. It sends no command. Errors: ErrAbsent, ErrBusy.
 func Open(ctx context.Context, path string, options ...Option) (*TPM, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open TPM: %w", err)
@@ -67,6 +68,8 @@ type Option func(*TPM)
 func WithAuth(a Auth) Option { return func(t *TPM) { t.auth = a } }
 
 // Alone says that no resource manager stands between and nobody else uses the chip.
+// What a predecessor left in it is flushed before the first operation, and Close
+// shuts it down in order.
 func Alone() Option { return func(t *TPM) { t.alone = true } }
 
 // New wraps a transport. If it has a Close method, Close calls it.
@@ -119,6 +122,9 @@ func (t *TPM) own() {
 			o.run()
 		case <-t.closing:
 			t.flushAll()
+			if t.alone {
+				t.shutDown()
+			}
 			return
 		}
 	}
