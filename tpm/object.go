@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
@@ -16,6 +17,7 @@ type object struct {
 	public tpm2.TPMTPublic
 	used   uint64
 	gone   bool // closed by its user
+	lost   bool // the chip was cleared or reset meanwhile
 	fixed  bool // persistent: never flushed; but chips load a copy while it is used
 	cheap  bool // derived again rather than saved
 
@@ -24,7 +26,10 @@ type object struct {
 
 // use makes sure that obj is in the chip and stays there during this operation.
 func (o *op) use(obj *object) (tpm2.NamedHandle, error) {
-	if obj.gone {
+	switch {
+	case obj.lost:
+		return tpm2.NamedHandle{}, tpm2.TPMRCReferenceH0
+	case obj.gone:
 		return tpm2.NamedHandle{}, classify(ErrAbsent, "this key was closed", nil)
 	}
 	o.t.clock++
@@ -49,6 +54,9 @@ func (o *op) restore(obj *object) error {
 		rsp, err = tpm2.ContextLoad{Context: *obj.saved}.Execute(o)
 		return err
 	})
+	if errors.Is(err, tpm2.TPMRCIntegrity) || errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCHierarchy) {
+		return fmt.Errorf("%w: load context: %v", tpm2.TPMRCReferenceH0, err) // saved before the chip was cleared
+	}
 	if err != nil {
 		return err
 	}
@@ -142,6 +150,17 @@ func (o *op) evictOldest() error {
 func (o *op) forget(obj *object) {
 	obj.handle = 0
 	o.t.loaded = slices.DeleteFunc(o.t.loaded, func(other *object) bool { return other == obj })
+}
+
+// forgetAll begins anew with a chip that was cleared or reset meanwhile.
+func (o *op) forgetAll() {
+	for len(o.t.loaded) > 0 {
+		obj := o.t.loaded[0]
+		obj.lost = true
+		o.drop(obj)
+	}
+	o.t.persistent = nil
+	clear(o.t.primaries)
 }
 
 // drop flushes an object for good.

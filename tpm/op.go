@@ -32,6 +32,9 @@ func (o *op) run() {
 	if err == nil {
 		err = o.guarded()
 	}
+	if forgotten(err) {
+		o.forgetAll()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.given || err != nil {
