@@ -65,6 +65,7 @@ type Agent struct {
 	verdict    atomic.Pointer[wire.Verdict]
 	unanswered atomic.Int32           // questions for a verdict since the last one came
 	unable     atomic.Int32           // challenges in a row for which no evidence could be made
+	foreign    atomic.Pointer[error]  // why the TPM in this machine is not the one that the keys are of
 	answered   atomic.Pointer[[]byte] // nonce of the challenge that was answered last
 	verdicts   chan wire.Verdict      // wakes a waiting Attest; never blocks
 	report     chan struct{}          // asks for a health report now

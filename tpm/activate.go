@@ -32,7 +32,9 @@ func (t *TPM) Activate(ctx context.Context, ek *EK, ak *Key, blob, secret []byte
 }
 
 func (o *op) activate(ek *EK, ak *Key, blob, secret []byte) ([]byte, error) {
-	o.pin(ak.obj)
+	if _, err := o.useKey(ak); err != nil {
+		return nil, err
+	}
 	obj, place, err := o.ekByName(ek)
 	if err != nil {
 		return nil, err
@@ -59,7 +61,7 @@ func (o *op) activateWith(obj *object, place ekPlace, ak *Key, blob, secret []by
 	if err != nil {
 		return nil, err
 	}
-	akHandle, err := o.use(ak.obj)
+	akHandle, err := o.useKey(ak)
 	if err != nil {
 		return nil, err
 	}

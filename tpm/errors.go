@@ -72,7 +72,7 @@ func outcomes() []outcome {
 			tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthType, tpm2.TPMRCAuthUnavailable,
 			tpm2.TPMRCExpired, tpm2.TPMRCNVAuthorization, tpm2.TPMRCNVLocked,
 		}},
-		{ErrReplaced, "the chip was cleared or reset while keys were in it; load them again", []tpm2.TPMRC{
+		{ErrReplaced, "the chip was cleared or reset while keys were in it; try again", []tpm2.TPMRC{
 			tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCReferenceH2,
 		}},
 		{ErrAbsent, "the chip is in failure mode or was not started; power-cycle the machine", []tpm2.TPMRC{
