@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 
+	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/bench/rig"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -49,5 +51,42 @@ func TestChallengesWithoutEndDoNotKeepTheChipBusy(t *testing.T) {
 	}
 	if quotes < 1 || quotes > 2 {
 		t.Errorf("%d challenges in %v cost %d quotes, want one in 3 s", sent, span, quotes)
+	}
+}
+
+// TestWhatADeviceSaysIsConfirmedByItsNextQuote: health, audit log and all that a
+// broker carried unsigned.
+func TestWhatADeviceSaysIsConfirmedByItsNextQuote(t *testing.T) {
+	w := newWorld(t)
+	r := w.enrolled(t, build())
+	if err := r.Attest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	store := w.fleet.Server.Store()
+	last, err := store.LastVerdict(t.Context(), r.Device())
+	if err != nil {
+		t.Fatal(err)
+	}
+	health, err := store.Health(t.Context(), r.Device())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := verifier.StandingOf(health, last); s != verifier.Confirmed {
+		t.Errorf("health report: %s", s)
+	}
+	events, err := store.Events(t.Context(), r.Device(), 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := 0
+	for _, e := range events {
+		if e.Proof == registry.ProofQuoted {
+			own++
+		} else if e.Proof != registry.ProofNone {
+			t.Errorf("%s: %s is %s", e.Kind, e.Text, e.Proof)
+		}
+	}
+	if own < 2 { // started, renewed
+		t.Errorf("%d events of the gateway's audit log are proven", own)
 	}
 }

@@ -81,8 +81,15 @@ type Expect struct {
 	Policy   *Policy
 	Firmware []FirmwareSet // approved for this hardware model; empty: none approved yet
 	Last     *Memory       // of the last appraisal, nil at first
+	Report   *Report       // newest health report that the verifier was sent; nil if none
 	Now      time.Time
 	Logs     *LogCache // optional: of a known log, evidence need not bring the bytes
+}
+
+// Report is a health report that came another way than the evidence.
+type Report struct {
+	Posture string // as Claims name it: computed from what the report says
+	Settled bool   // it came before the challenge was made: the quote names it or a later one
 }
 
 // Memory is what a verifier keeps of a device between appraisals. JSON-encodable.

@@ -43,6 +43,7 @@ type court struct {
 	log      string
 	ahead    atomic.Int64
 	fell     []string
+	posture  string // what the device claims
 }
 
 func (c *court) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
@@ -164,7 +165,7 @@ func (c *court) certify(identity string) verifier.Channel {
 func (c *court) evidence(challenge wire.Challenge, keys ...string) attest.Evidence {
 	c.Helper()
 	collector, err := evidence.New(evidence.Config{
-		TPM: c.tpm, AK: c.ak, Fleet: fleetID, Device: deviceID, Claims: func() attest.Claims { return attest.Claims{Version: 1, Software: "1"} },
+		TPM: c.tpm, AK: c.ak, Fleet: fleetID, Device: deviceID, Claims: func() attest.Claims { return attest.Claims{Version: 1, Software: "1", Posture: c.posture} },
 		Logs: func(context.Context) (*os.File, *os.File, error) { f, err := os.Open(c.log); return f, nil, err },
 	})
 	c.must(err)

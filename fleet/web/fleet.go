@@ -73,6 +73,7 @@ type eventView struct {
 	Name   string
 	Mark   mark
 	Text   prose
+	Doubt  string // what keeps it from being the gateway's proven word, if it claims to be its word
 	At     moment
 }
 
@@ -167,7 +168,7 @@ func names(rows []registry.DeviceRow) map[string]string {
 func viewEvents(events []registry.Event, now time.Time, names map[string]string) []eventView {
 	var out []eventView
 	for _, e := range events {
-		v := eventView{ID: e.ID, Mark: severityMark(e.Severity), Text: proseOf(e.Text), At: at(e.At, now)}
+		v := eventView{ID: e.ID, Mark: severityMark(e.Severity), Text: proseOf(e.Text), Doubt: doubtWords(e.Proof), At: at(e.At, now)}
 		if names != nil && isDevice(e.Device) {
 			v.Device, v.Name = e.Device, cmp.Or(names[e.Device], e.Device)
 		}

@@ -24,7 +24,7 @@ func verdicts(t *testing.T, s *registry.Store) {
 	}
 	first := registry.Verdict{
 		Device: id, At: start(), Grade: "trusted", Gate: "full", Explanation: []string{"trusted: all held"},
-		Rules: json.RawMessage(`[]`), Facts: json.RawMessage(`{"a":1}`), Memory: json.RawMessage(`{"clock":1}`),
+		Rules: json.RawMessage(`[]`), Facts: json.RawMessage(`{"a":1}`), Claims: json.RawMessage(`{"v":1}`), Memory: json.RawMessage(`{"clock":1}`),
 	}
 	second := registry.Verdict{Device: id, At: start().Add(time.Hour), Grade: "untrusted", Gate: "quarantine", Explanation: []string{"untrusted: x", "y"}}
 	must(t, s.AddVerdict(ctx, first))

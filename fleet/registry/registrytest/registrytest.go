@@ -39,6 +39,8 @@ func Run(t *testing.T, open func(t *testing.T) *registry.Store) {
 		{"messages of one update are one update, told by its last", updatesGrouped},
 		{"updates of a device are bounded in number and size", updatesBounded},
 		{"a release is counted by what devices did with it last", releasesCounted},
+		{"events are proven by the audit head that a quote names", eventsProven},
+		{"a proven outcome can't be overwritten", outcomeProven},
 		{"commands stay pending until their receipt", commands},
 		{"the timeline pages backwards without loss", timeline},
 		{"trim keeps the newest", trim},
