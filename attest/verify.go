@@ -46,9 +46,10 @@ func Verify(ev Evidence, e Expect) (*Result, error) {
 	a.replayIMA(ev.IMALog)
 	a.matchReferences()
 	grade, rules := a.judge()
+	amendments := a.amend(rules)
 	return &Result{
 		grade: grade, rules: rules, facts: a.facts, clock: q.clock, claims: claims,
-		lines: a.explain(grade, rules),
+		amendments: amendments, lines: a.explain(grade, rules, amendments),
 	}, nil
 }
 

@@ -130,6 +130,7 @@ type Verdict struct {
 	Rules       json.RawMessage
 	Facts       json.RawMessage
 	Claims      json.RawMessage // attest.Claims: what the quote proved of the device's own words
+	Firmware    *Measured       // nil if it could not be verified: the device counts as before; not returned by Verdicts
 	Audit       string          // head (hex) of the audit log in them; proves events; not returned by Verdicts
 	Memory      json.RawMessage // AddVerdict stores it as by SetMemory unless nil; not returned by Verdicts
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // AddVerdict stores v, the device's grade and release, what v.Audit proves of its events
-// and updates, and, unless v.Memory is nil, its memory, in one transaction. The caller consumed the nonce before.
+// and updates, the firmware that it counts for, and, unless v.Memory is nil, its memory, in one transaction. The caller consumed the nonce before.
 func (s *Store) AddVerdict(ctx context.Context, v Verdict) error {
 	lines, err := json.Marshal(v.Explanation)
 	if err != nil {
@@ -24,6 +24,11 @@ func (s *Store) AddVerdict(ctx context.Context, v Verdict) error {
 			v.Device, ms(v.At), v.Grade, v.Gate, lines, []byte(v.Rules), []byte(v.Facts), []byte(v.Claims))
 		if err != nil {
 			return err
+		}
+		if v.Firmware != nil {
+			if err := addMeasured(ctx, tx, v.Device, *v.Firmware, v.At); err != nil {
+				return err
+			}
 		}
 		if err := prove(ctx, tx, v.Device, v.Audit, v.At); err != nil || v.Memory == nil {
 			return err

@@ -42,8 +42,11 @@ func StandingOf(health registry.Message, last registry.Verdict) Standing {
 	return Doubtful
 }
 
-// healthRule is the rule of attest that compares posture and report.
-const healthRule = "health-report"
+// Rules of attest whose words are kept beside the verdict.
+const (
+	healthRule   = "health-report"
+	firmwareRule = "firmware"
+)
 
 // doubt counts quotes in a row that named another health report than the newest,
 // and tells operators at the second: by then one that was under way has arrived.

@@ -213,9 +213,10 @@ func (c *court) freeze() {
 	c.must(err)
 	var facts attest.Facts
 	c.must(json.Unmarshal(v.Facts, &facts))
-	set, err := json.Marshal(facts.FirmwareSet("as shown"))
+	shown := facts.FirmwareSet("as shown")
+	set, err := json.Marshal(shown)
 	c.must(err)
-	c.must(c.store.AddFirmware(c.Context(), "lab-box", "as shown", set, "olga", c.now()))
+	c.must(c.store.AddFirmware(c.Context(), "lab-box", "as shown", shown.Hash(), set, "olga", c.now()))
 }
 
 func TestVerdictMovesTheDeviceAndTellsWhoMustKnow(t *testing.T) {
@@ -261,7 +262,7 @@ func TestVerdictMovesTheDeviceAndTellsWhoMustKnow(t *testing.T) {
 	for _, e := range events {
 		kinds = append([]string{e.Kind + ":" + e.Severity}, kinds...)
 	}
-	want := "verdict.degraded:warning verdict.trusted:info verdict.untrusted:alarm verdict.trusted:info"
+	want := "firmware.new:warning verdict.degraded:warning verdict.trusted:info verdict.untrusted:alarm verdict.trusted:info"
 	if got := strings.Join(kinds, " "); got != want {
 		t.Errorf("timeline %s, want %s", got, want)
 	}

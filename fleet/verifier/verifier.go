@@ -232,14 +232,37 @@ func (v *Verifier) record(d registry.Device, m memory, ev attest.Evidence, r *at
 	if err != nil {
 		return registry.Verdict{}, fmt.Errorf("encode claims: %w", err)
 	}
+	firmware, err := measured(r)
+	if err != nil {
+		return registry.Verdict{}, err
+	}
 	kept, err := json.Marshal(m)
 	if err != nil {
 		return registry.Verdict{}, fmt.Errorf("encode memory: %w", err)
 	}
 	return registry.Verdict{
 		Device: d.ID, At: now, Grade: string(r.Grade()), Release: r.Facts().Release, Explanation: r.Explanation(),
-		Rules: rules, Facts: facts, Claims: claims, Audit: r.Claims().Audit, Memory: kept,
+		Rules: rules, Facts: facts, Claims: claims, Audit: r.Claims().Audit, Memory: kept, Firmware: firmware,
 	}, nil
+}
+
+// measured is the firmware of a boot, as far as verified events tell it.
+func measured(r *attest.Result) (*registry.Measured, error) {
+	set := r.Facts().FirmwareSet("")
+	if len(set.Measurements) == 0 {
+		return nil, nil
+	}
+	body, err := json.Marshal(set)
+	if err != nil {
+		return nil, fmt.Errorf("encode firmware: %w", err)
+	}
+	m := &registry.Measured{Hash: set.Hash(), Body: body, Approved: r.Facts().FirmwareName != ""}
+	for _, rule := range r.Rules() {
+		if rule.Rule == firmwareRule {
+			m.Text = rule.Text
+		}
+	}
+	return m, nil
 }
 
 // announce puts a change of grade into the timeline. The verdict is stored

@@ -12,7 +12,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/registry"
 )
 
-// fleetPage answers / with one page of devices, three queries in all.
+// fleetPage answers / with one page of devices, four queries in all.
 func (s *site) fleetPage(w http.ResponseWriter, r *http.Request) {
 	filter, err := readFilter(r.URL.Query())
 	if err != nil {
@@ -37,7 +37,13 @@ func (s *site) fleetPage(w http.ResponseWriter, r *http.Request) {
 		s.broken(w, r, fmt.Errorf("list events: %w", err))
 		return
 	}
+	proposals, err := s.Registry.Proposals(ctx, proposalRows)
+	if err != nil {
+		s.broken(w, r, fmt.Errorf("list firmware: %w", err))
+		return
+	}
 	view := viewFleet(filter, counts, rows, events, s.Now())
+	view.Firmware = viewProposals(proposals, s.Now())
 	s.show(w, r, http.StatusOK, "fleet", frame{Title: view.Title, Page: "fleet", Live: true, Body: view})
 }
 
@@ -54,6 +60,7 @@ type fleetView struct {
 	First, Next     string // addresses of other pages
 	PageSize        int
 	Events          []eventView
+	Firmware        []proposalView
 }
 
 // row is one device of the table.

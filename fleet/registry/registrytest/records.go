@@ -70,8 +70,8 @@ func reference(t *testing.T, s *registry.Store) {
 		t.Error("a log was stored under another one's digest")
 	}
 	for range 2 {
-		must(t, s.AddFirmware(ctx, "box", "1.0", json.RawMessage(`{"n":1}`), "alice", start()))
-		must(t, s.AddFirmware(ctx, "box", "1.1", json.RawMessage(`{"n":2}`), "alice", start()))
+		must(t, s.AddFirmware(ctx, "box", "1.0", "a", json.RawMessage(`{"n":1}`), "alice", start()))
+		must(t, s.AddFirmware(ctx, "box", "1.1", "b", json.RawMessage(`{"n":2}`), "alice", start()))
 	}
 	sets, err := s.Firmware(ctx, "box")
 	must(t, err)

@@ -41,6 +41,7 @@ func Run(t *testing.T, open func(t *testing.T) *registry.Store) {
 		{"a release is counted by what devices did with it last", releasesCounted},
 		{"events are proven by the audit head that a quote names", eventsProven},
 		{"a proven outcome can't be overwritten", outcomeProven},
+		{"firmware is counted by what approved devices show", firmwareCounted},
 		{"commands stay pending until their receipt", commands},
 		{"the timeline pages backwards without loss", timeline},
 		{"trim keeps the newest", trim},
