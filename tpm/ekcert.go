@@ -3,7 +3,6 @@ package tpm
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
@@ -40,7 +39,7 @@ func certifiedPublic(template tpm2.TPMTPublic, certificate []byte) (tpm2.TPMTPub
 		if err != nil {
 			return tpm2.TPMTPublic{}, fmt.Errorf("read EK certificate: %w", err)
 		}
-		size := coordinateSize(key.Curve)
+		size := (key.Params().BitSize + 7) / 8
 		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
 			X: tpm2.TPM2BECCParameter{Buffer: point[1 : 1+size]},
 			Y: tpm2.TPM2BECCParameter{Buffer: point[1+size:]},
@@ -53,5 +52,3 @@ func certifiedPublic(template tpm2.TPMTPublic, certificate []byte) (tpm2.TPMTPub
 	}
 	return template, nil
 }
-
-func coordinateSize(curve elliptic.Curve) int { return (curve.Params().BitSize + 7) / 8 }

@@ -282,7 +282,7 @@ func TestChipThatFallsSilentAtAnyCommandIsLeftInTime(t *testing.T) {
 }
 
 // enrolAndAttest does what an agent does at its first start. Errors end it early.
-func enrolAndAttest(ctx context.Context, t *testing.T, chip *tpm.TPM) error {
+func enrolAndAttest(ctx context.Context, t testing.TB, chip *tpm.TPM) error {
 	ek, err := chip.EK(ctx, "ecc-p256")
 	if err != nil {
 		return err

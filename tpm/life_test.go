@@ -201,31 +201,12 @@ func TestTLSHandshakeTakesOneSignatureAndResumptionNone(t *testing.T) {
 	_, power := tpmtest.Start(t)
 	chip, faults := connect(t, power)
 	key := must(chip.CreateKey(t.Context(), tpm.Operational))(t)
-	server, pool := serverCertificate(t)
-	device := selfSigned(t, key)
+	link := newLink(t, key)
 	faults.Reset()
-
-	listener := must(tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		Certificates: []tls.Certificate{server}, ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS13,
-	}))(t)
-	defer listener.Close()
-	go answer(listener)
-	config := &tls.Config{
-		RootCAs: pool, ServerName: "fleet", MinVersion: tls.VersionTLS13,
-		ClientSessionCache: tls.NewLRUClientSessionCache(1),
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return &device, nil
-		},
-	}
 	for i, want := range []int{1, 1, 1} {
-		conn := must(tls.Dial("tcp", listener.Addr().String(), config))(t)
-		if _, err := conn.Read(make([]byte, 1)); err != nil { // tickets come before it
-			t.Fatal(err)
-		}
-		if resumed := conn.ConnectionState().DidResume; resumed != (i > 0) {
+		if resumed := link.connect(t); resumed != (i > 0) {
 			t.Fatalf("connection %d: resumed is %v", i, resumed)
 		}
-		conn.Close()
 		if n := len(faults.Codes()); n != want {
 			t.Fatalf("%d TPM commands after connection %d: %v", n, i, faults.Codes())
 		}
@@ -246,7 +227,7 @@ func answer(listener net.Listener) {
 	}
 }
 
-func serverCertificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
+func serverCertificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	der := certificate(t, key.Public(), key)
@@ -255,7 +236,7 @@ func serverCertificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-func selfSigned(t *testing.T, key *tpm.Key) tls.Certificate {
+func selfSigned(t testing.TB, key *tpm.Key) tls.Certificate {
 	t.Helper()
 	return tls.Certificate{
 		Certificate: [][]byte{certificate(t, key.Public(), key)}, PrivateKey: key,
@@ -263,7 +244,7 @@ func selfSigned(t *testing.T, key *tpm.Key) tls.Certificate {
 	}
 }
 
-func certificate(t *testing.T, public, signer any) []byte {
+func certificate(t testing.TB, public, signer any) []byte {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "fleet"}, DNSNames: []string{"fleet"},
