@@ -10,7 +10,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// certifies compares keys. A certificate that can't be parsed proves nothing and
+// certifies compares keys, without the 24 bytes of headers and algorithm before them:
+// some makers write id-RSAES-OAEP there. A certificate that can't be parsed proves nothing and
 // contradicts nothing: who relies on it decides.
 func certifies(certificate []byte, public tpm2.TPMTPublic) bool {
 	parsed, err := x509.ParseCertificate(certificate)
@@ -22,7 +23,7 @@ func certifies(certificate []byte, public tpm2.TPMTPublic) bool {
 		return false
 	}
 	spki, err := x509.MarshalPKIXPublicKey(key)
-	return err == nil && bytes.Equal(spki, parsed.RawSubjectPublicKeyInfo)
+	return err == nil && bytes.HasSuffix(parsed.RawSubjectPublicKeyInfo, spki[24:])
 }
 
 // certifiedPublic is the public area of the key in a certificate, made by a template.
