@@ -193,6 +193,16 @@ func (b *box) sees(name string, texts ...string) Finding {
 	return Finding{}
 }
 
+// fine fails unless these checks found all well.
+func (b *box) fine(checks ...string) {
+	b.Helper()
+	for _, f := range Run(b.Context(), b.Machine).Findings {
+		if slices.Contains(checks, f.Check) && f.Level != OK {
+			b.Errorf("%s %s%s: %s", f.Level, f.Check, f.Case, f.Found)
+		}
+	}
+}
+
 func text(d Diagnosis) string {
 	var s strings.Builder
 	Print(&s, d)
