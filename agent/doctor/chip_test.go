@@ -167,16 +167,12 @@ func TestAChipWithoutTheSHA256BankIsToldSo(t *testing.T) {
 	if err != nil {
 		t.Skip("swtpm_setup is not installed: run \"make setup\"")
 	}
-	m := &tpmtest.Machine{Dir: t.TempDir()}
-	if len(m.Dir) > 80 {
-		m.Dir = must(os.MkdirTemp("", "gw"))(t)
-		t.Cleanup(func() { os.RemoveAll(m.Dir) })
-	}
-	folder := filepath.Join(m.Dir, "tpm")
-	if err := os.MkdirAll(folder, 0o700); err != nil {
+	m := &tpmtest.Machine{Dir: folder(t)}
+	state := filepath.Join(m.Dir, "tpm")
+	if err := os.MkdirAll(state, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(setup, "--tpm2", "--tpmstate", folder, "--pcr-banks", "sha1", "--overwrite")
+	cmd := exec.Command(setup, "--tpm2", "--tpmstate", state, "--pcr-banks", "sha1", "--overwrite")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

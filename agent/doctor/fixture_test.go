@@ -33,12 +33,13 @@ type box struct {
 	c       *Chip // what the TPM says
 	chipErr error
 	volumes map[string]Volume // by path on the machine
+	last    Diagnosis
 }
 
 func newBox(t *testing.T) *box {
 	b := &box{T: t, volumes: map[string]Volume{}}
 	b.Machine = &Machine{
-		Root: t.TempDir(), UID: os.Getuid(), Settings: agent.DefaultSettings(), Config: "/etc/gatewarden/agent.toml",
+		Root: folder(t), UID: os.Getuid(), Settings: agent.DefaultSettings(), Config: "/etc/gatewarden/agent.toml",
 		Build: today(-30), Now: func() time.Time { return today(0) },
 		Kernel: Kernel{
 			Landlock: func() (int, error) { return 5, nil }, Synced: func() bool { return true }, Volume: b.volume, Block: b.block,
@@ -58,6 +59,20 @@ func newBox(t *testing.T) *box {
 		b.volumes[path] = v
 	}
 	return b
+}
+
+// folder is one that everybody may look into, unlike t.TempDir, with a short path.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "gw")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 func today(days int) time.Time {
@@ -180,8 +195,9 @@ func (b *box) block(path string) (bool, error) {
 // level unknown, with the words in it.
 func (b *box) sees(name string, texts ...string) Finding {
 	b.Helper()
-	d := Run(b.Context(), b.Machine)
-	for _, f := range d.Findings {
+	b.last = Run(b.Context(), b.Machine)
+	b.fits()
+	for _, f := range b.last.Findings {
 		if f.Case != name && !(f.Level == Unknown && f.Check == name) {
 			continue
 		}
@@ -189,7 +205,7 @@ func (b *box) sees(name string, texts ...string) Finding {
 			return f
 		}
 	}
-	b.Errorf("no finding %s with %q in:\n%s", name, texts, text(d))
+	b.Errorf("no finding %s with %q in:\n%s", name, texts, text(b.last))
 	return Finding{}
 }
 
@@ -201,6 +217,26 @@ func (b *box) fine(checks ...string) {
 			b.Errorf("%s %s%s: %s", f.Level, f.Check, f.Case, f.Found)
 		}
 	}
+}
+
+// fits fails unless the text fits a serial console: 80 columns, no letter beyond ASCII.
+func (b *box) fits() {
+	b.Helper()
+	for line := range strings.Lines(text(b.onMachine())) {
+		if line = strings.TrimSuffix(line, "\n"); len(line) > columns || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) {
+			b.Errorf("%q does not fit", line)
+		}
+	}
+}
+
+// onMachine is the last diagnosis with paths as they are on the machine.
+func (b *box) onMachine() Diagnosis {
+	d := b.last
+	d.Findings = slices.Clone(d.Findings)
+	for i := range d.Findings {
+		d.Findings[i].Found = strings.ReplaceAll(d.Findings[i].Found, b.Root, "")
+	}
+	return d
 }
 
 func text(d Diagnosis) string {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode"
 )
 
 const columns = 80 // of a serial console
@@ -43,24 +42,26 @@ func printFinding(w io.Writer, f Finding) {
 }
 
 // wrap writes text behind a head; what does not fit into a line goes below its
-// beginning. Control characters of what was found don't reach the terminal.
+// beginning. A console may know nothing but ASCII, and what was found may hold
+// control characters: other letters are shown as question marks.
 func wrap(w io.Writer, head, text string) {
-	line, indent, empty := head, strings.Repeat(" ", len(head)), true
-	for word := range strings.FieldsSeq(printable(text)) {
-		if !empty && len(line)+1+len(word) > columns {
-			fmt.Fprintln(w, line)
-			line, empty = indent, true
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
 		}
-		line, empty = line+" "+word, false
+		return r
+	}, strings.ReplaceAll(text, "\n", " "))
+	line, indent := head, strings.Repeat(" ", len(head))
+	for word := range strings.FieldsSeq(text) {
+		for len(line)+1+len(word) > columns {
+			room := 0
+			if len(line) == len(indent) { // longer than a line
+				room = columns - len(line) - 1
+			}
+			fmt.Fprintln(w, strings.TrimRight(line+" "+word[:room], " "))
+			line, word = indent, word[room:]
+		}
+		line += " " + word
 	}
 	fmt.Fprintln(w, strings.TrimRight(line, " "))
-}
-
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || unicode.IsSpace(r) {
-			return r
-		}
-		return '?'
-	}, s)
 }
