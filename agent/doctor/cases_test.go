@@ -116,6 +116,11 @@ func broken() map[string]func(*box) []string {
 			b.remove("/etc/systemd/system/gatewarden-helper.service.d")
 			return []string{"tpm-owner-auth"}
 		},
+		"tpm-passwords.counter-withheld": func(b *box) []string {
+			b.c.SRK = "standard"
+			b.remove("/etc/systemd/system/gatewarden-helper.service.d")
+			return []string{"there is no epoch counter"}
+		},
 		"tpm-passwords.endorsement-withheld": func(b *box) []string {
 			b.c.EndorsementAuth = true
 			b.remove("/etc/systemd/system/gatewarden.service.d")

@@ -11,20 +11,27 @@ func passwords() *Check {
 		Name: "tpm-passwords", About: "passwords of the TPM's hierarchies, and whether it can be cleared", For: "enrol attest seal update report",
 		Cases: `
 owner-withheld problem enrol attest seal report
-The owner hierarchy has a password that the agent was not given: it can't make its keys, nor the helper the epoch counter.
-Give it to both services as the credential tpm-owner-auth, or empty it: "tpm2_changeauth -c owner -p OLD".
+The owner hierarchy has a password that the services were not given, and the chip has no standard storage key at 0x81000001: the agent can't make its keys, nor the helper the epoch counter.
+Give it to both services as the credential tpm-owner-auth (docs/operations.md), or empty it: "tpm2_changeauth -c owner -p OLD".
+
+counter-withheld problem seal
+The owner hierarchy has a password that the services were not given: the helper can't make the epoch counter, without which nothing can be sealed.
+Give it to both services as the credential tpm-owner-auth (docs/operations.md). Once the counter is there the password is not needed for it.
 
 endorsement-withheld problem enrol update
 The endorsement hierarchy has a password that the agent was not given: it can't prove that this is a genuine TPM, and the helper can't tell which device this is.
-Give it to both services as the credential tpm-endorsement-auth, or empty it: "tpm2_changeauth -c endorsement -p OLD".
+Give it to both services as the credential tpm-endorsement-auth (docs/operations.md), or empty it: "tpm2_changeauth -c endorsement -p OLD".
 
 open advice enrol seal
 Whoever gets hold of the TPM's device file can do this gateway harm: without an owner password delete the epoch counter, without a lockout password clear the chip, and with it the keys and all sealed secrets.
 Set both, "tpm2_changeauth -c owner NEW" and "-c lockout NEW", and give the owner's to the services as the credential tpm-owner-auth; switch TPM2_Clear off with "tpm2_clearcontrol -C l s -P LOCKOUT". Keep the passwords off the machine. The firmware can still clear the chip.
 `,
 		Ask: func(c *Chip, m *Machine, n *notes) {
-			if c.OwnerAuth && !m.given("tpm-owner-auth") {
+			switch withheld := c.OwnerAuth && !m.given("tpm-owner-auth"); {
+			case withheld && c.SRK != "standard":
 				n.is("owner-withheld", "the owner hierarchy has a password")
+			case withheld && !c.Counter:
+				n.is("counter-withheld", "the owner hierarchy has a password, and there is no epoch counter")
 			}
 			if c.EndorsementAuth && !m.given("tpm-endorsement-auth") {
 				n.is("endorsement-withheld", "the endorsement hierarchy has a password")
