@@ -22,9 +22,9 @@ no-policy advice attest
 IMA is built in and measures nothing: no policy says what to measure.
 Needed only if your policy judges the list: "ima_policy=tcb" on the command line, or a policy of your own.
 
-no-chip problem attest
-IMA began before it had a TPM, so its list stands for nothing. The fleet judges such a boot untrusted.
-Build the TPM driver into the kernel: a module comes too late for IMA. Or switch IMA off.
+no-chip advice attest
+IMA began before it had a TPM, so that nothing vouches for its list, and nothing of it is judged.
+Needed only if your policy judges the list: build the TPM driver into the kernel, since a module comes too late for IMA.
 
 mismatch problem attest
 The list does not give the value of PCR 10. The fleet judges such a boot untrusted.

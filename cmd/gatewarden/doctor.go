@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -112,12 +115,17 @@ func readProduct() (doctor.Product, error) {
 }
 
 // findLoader names the first boot loader that says it booted this machine, or says
-// why the last in the list, the one for real machines, did not. To ask changes nothing.
+// why the last in the list, the one for real machines, did not; but first that one may
+// not be asked. To ask changes nothing.
 func findLoader(p doctor.Product) (name string, err error) {
+	var denied error
 	for _, l := range boot.All(loaderDeps(&fsx.FS{}, defaultSlots, p.ESP)) {
 		if err = l.Probe(); err == nil {
 			return l.Name, nil
 		}
+		if errors.Is(err, fs.ErrPermission) {
+			denied = err
+		}
 	}
-	return "", err
+	return "", cmp.Or(denied, err)
 }
