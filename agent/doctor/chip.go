@@ -18,11 +18,11 @@ import (
 // Chip is what a TPM says of itself, by reading alone.
 type Chip struct {
 	tpm.Info
-	Revision uint32 // of the TPM 2.0 specification, 159 is 1.59
-	EK       []EKCertificate
-	SRK      string           // at its persistent handle: "none", "standard", or "other"
-	Counter  bool             // there is an NV index where the epoch counter belongs
-	PCRs     map[int][32]byte // 0 to 14, nil without the SHA-256 bank
+	Revision uint32           `json:"revision"` // of the TPM 2.0 specification, 159 is 1.59
+	EK       []EKCertificate  `json:"ek"`
+	SRK      string           `json:"srk"`           // at its persistent handle: "none", "standard", or "other"
+	Counter  bool             `json:"epoch_counter"` // there is an NV index where it belongs
+	PCRs     map[int][32]byte `json:"-"`             // 0 to 14, nil without the SHA-256 bank
 }
 
 // EKCertificate is a certificate that the chip's maker left.

@@ -44,6 +44,9 @@ func TestTPMInfoShowsTheChip(t *testing.T) {
 	if code := run(t.Context(), []string{"tpm", "info", "--json", "--config", config}, &stdout, &stderr); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &stderr)
 	}
+	if !strings.Contains(stdout.String(), `"epoch_counter": false`) || !strings.Contains(stdout.String(), `"lockout_counter": 0`) {
+		t.Errorf("other keys: %s", &stdout)
+	}
 	var c doctor.Chip
 	if err := json.Unmarshal(stdout.Bytes(), &c); err != nil || len(c.EK) != 2 || !c.SHA256Bank {
 		t.Errorf("%v: %s", err, &stdout)
