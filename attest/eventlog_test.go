@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -114,6 +115,53 @@ func TestStartupLocalityBeginsPCR0(t *testing.T) {
 		if _, err := ParseEventLog(raw); err == nil {
 			t.Error("an impossible startup locality is accepted")
 		}
+	}
+}
+
+func TestHCRTMBeginsPCR0WithFour(t *testing.T) {
+	hcrtm := LogEvent{PCR: 0, Type: evHCRTM, Digest: Digest{1}, Data: []byte("HCRTM")}
+	later := LogEvent{PCR: 0, Type: evPostCode, Digest: Digest{2}}
+	for _, c := range []struct {
+		events []LogEvent
+		first  byte
+	}{{[]LogEvent{hcrtm, later}, 4}, {[]LogEvent{later, hcrtm}, 0}} {
+		raw := NewEventLog()
+		want := Digest{31: c.first}
+		for _, e := range c.events {
+			raw = AppendEvent(raw, e)
+			want = Extend(want, e.Digest)
+		}
+		log, err := ParseEventLog(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pcrs, err := log.Replay(); err != nil || pcrs[0] != want {
+			t.Errorf("PCR 0 is %s, %v, want %s", pcrs[0], err, want)
+		}
+	}
+}
+
+// U-Boot and its kin hand over crypto-agile events without the Spec ID event.
+func TestCryptoAgileLogWithoutHeaderIsRead(t *testing.T) {
+	raw := readFile(t, bootData, "ovmf-uki.eventlog")
+	whole, err := ParseEventLog(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare, err := ParseEventLog(raw[whole.Events[1].Offset:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := whole.Replay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := bare.Replay()
+	if err != nil || !maps.Equal(got, want) || bare.Format != FormatCryptoAgile || !slices.Equal(bare.Banks, []Algorithm{AlgSHA256}) {
+		t.Errorf("%s, banks %v: %v", bare.Format, bare.Banks, err)
+	}
+	if _, err := ParseEventLog(raw[whole.Events[1].Offset : len(raw)-1]); err == nil || !strings.Contains(err.Error(), "at byte") {
+		t.Errorf("a cut one: %v", err)
 	}
 }
 
