@@ -219,6 +219,9 @@ func (e *LogEvent) setPCR(c *cursor, pcr uint32, kind EventType) {
 	}
 }
 
+// DigestIn returns the event's digest in one bank, nil if it has none there.
+func (e *LogEvent) DigestIn(alg Algorithm) []byte { return e.bank(alg) }
+
 func (e *LogEvent) bank(alg Algorithm) []byte {
 	for _, b := range e.banks {
 		if b.alg == alg {

@@ -265,3 +265,56 @@ func TestFactsOfEveryLogOfTheCorpusAreBounded(t *testing.T) {
 		t.Errorf("only %d Secure Boot certificates found in the corpus", certificates)
 	}
 }
+
+func TestEveryEventOfTheCorpusIsDescribed(t *testing.T) {
+	dir := corpus(t)
+	described, covered := 0, 0
+	for _, entry := range manifest(t, dir) {
+		if entry.Expect == nil || entry.Expect.Err != nil {
+			continue
+		}
+		log, err := ParseEventLog(corpusLog(t, dir, entry.Path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range log.Events {
+			text, ok := log.Events[i].Describe()
+			if text != clean(text) {
+				t.Errorf("%s: event %d: %q", entry.Path, i, text)
+			}
+			if text != "" {
+				described++
+			}
+			if ok {
+				covered++
+			}
+			if ok && !log.Events[i].Extends() {
+				t.Errorf("%s: event %d: a digest covers what was not extended", entry.Path, i)
+			}
+		}
+	}
+	if described < 1400 || covered < 1000 {
+		t.Errorf("%d events described, %d of them covered by a digest", described, covered)
+	}
+}
+
+func TestLogIsComparedWithWhatTheTPMHolds(t *testing.T) {
+	log, err := ParseEventLog(readFile(t, bootData, "ovmf-uki.eventlog"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	replay, err := log.ReplayBank(AlgSHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compared, err := log.Compare(AlgSHA256, map[int][]byte{4: replay[4], 10: {1}, 13: make([]byte, 32), 7: replay[4]})
+	if err != nil || len(compared) != 3 || !compared[0].OK || compared[1].OK || !compared[2].OK {
+		t.Errorf("%+v, %v", compared, err)
+	}
+	if _, err := log.Compare(AlgSHA256, map[int][]byte{4: {1}}); err == nil {
+		t.Error("a PCR of one byte is compared")
+	}
+	if _, err := log.Compare(AlgSHA1, nil); !errors.Is(err, ErrNoBank) {
+		t.Errorf("a bank that the log has not: %v", err)
+	}
+}

@@ -31,6 +31,11 @@ func FuzzEventLog(f *testing.F) {
 		if err != nil {
 			return
 		}
+		for i := range log.Events {
+			if text, _ := log.Events[i].Describe(); text != clean(text) {
+				t.Fatalf("event %d is described as %q", i, text)
+			}
+		}
 		facts := extractFacts(log, func(int) bool { return true })
 		if _, err := json.Marshal(facts); err != nil {
 			t.Fatal(err)
