@@ -1,7 +1,6 @@
 package attest
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -86,23 +85,6 @@ func checkSecureBoot(a *appraisal) (bool, string) {
 		text += ": PCR 7 has no single SecureBoot variable before its separator"
 	}
 	return a.facts.SecureBoot == "on", text
-}
-
-func checkIMA(a *appraisal) (bool, string) {
-	switch {
-	case a.ima == nil:
-		return true, "IMA: no list was given; PCR 10 is quoted, not judged"
-	case errors.Is(a.imaErr, ErrIMAAhead):
-		return false, fmt.Sprintf("IMA list is not what the TPM saw: no prefix of its %d entries gives PCR 10, %s", a.facts.IMA.Entries, a.pcrs[imaPCR].short())
-	case a.imaErr != nil:
-		return false, "IMA list: " + clean(a.imaErr.Error())
-	}
-	f := a.facts.IMA
-	if aggregates := bootAggregates(a.pcrs); f.Entries > 0 && !f.BootAggregate.IsZero() &&
-		f.BootAggregate != aggregates[0] && f.BootAggregate != aggregates[1] {
-		return false, fmt.Sprintf("IMA list is of another boot: its boot_aggregate is %s, PCRs 0 to 9 give %s", f.BootAggregate.short(), aggregates[0].short())
-	}
-	return true, fmt.Sprintf("IMA list replays to PCR 10: %d entries, %d ahead of the quote, %d violations", f.Entries, f.Ahead, f.Violations)
 }
 
 // checkClock compares with the last accepted quote of the same key. A TPM adds a

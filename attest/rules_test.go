@@ -1,8 +1,6 @@
 package attest
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -360,57 +358,6 @@ func TestExceptionHoldsForItsDeviceAndTime(t *testing.T) {
 	l.want(l.evidence(), Untrusted, "kernel command line")
 	l.policy.Exceptions[0].Device, l.expect.Now = "", labNow().Add(time.Hour)
 	l.want(l.evidence(), Untrusted, "kernel command line")
-}
-
-func TestIMAListIsJudgedUpToTheQuote(t *testing.T) {
-	l := newLab(t)
-	l.ima = readFile(t, bootData, "ima-tcb.binary")
-	raw, err := hex.DecodeString(strings.TrimSpace(string(readFile(t, bootData, "ima-tcb.pcr10.hex"))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	copy(l.pcr10[:], raw)
-	// The list is of another boot of the same machine, so its boot_aggregate is not
-	// that of these PCRs: exactly that has to be found.
-	l.want(l.evidence(), Untrusted, "IMA list is of another boot")
-	facts, err := ReplayIMA(l.ima, l.pcr10, nil)
-	if err != nil || facts.Entries != 406 || facts.Ahead != 1 {
-		t.Errorf("got %+v, %v; want the quote after entry 406 of 407", facts, err)
-	}
-	l.pcr10[0] ^= 1
-	l.want(l.evidence(), Untrusted, "no prefix of its 407 entries gives PCR 10")
-	l.ima = l.ima[:len(l.ima)-1]
-	l.want(l.evidence(), Untrusted, "IMA list: replay IMA list: entry 406: at byte")
-}
-
-func TestIMABootAggregateTiesTheListToTheQuote(t *testing.T) {
-	l := newLab(t)
-	aggregate := bootAggregates(l.boot(l.log))[0]
-	entry, extend := imaEntry("ima-ng", aggregate, "boot_aggregate")
-	l.ima, l.pcr10 = entry, Extend(Digest{}, extend)
-	r := l.want(l.evidence(), Trusted, "")
-	if f := r.Facts().IMA; f == nil || f.Entries != 1 || f.BootAggregate != aggregate {
-		t.Errorf("IMA facts %+v", f)
-	}
-	violation, _ := imaEntry("ima-ng", Digest{}, "/var/log/x")
-	copy(violation[4:24], make([]byte, 20))
-	ones := Digest(initialPCR(17, sha256.Size, 0))
-	l.ima, l.pcr10 = append(slices.Clone(entry), violation...), Extend(l.pcr10, ones)
-	r = l.want(l.evidence(), Trusted, "")
-	if f := r.Facts().IMA; f.Violations != 1 || f.Entries != 2 {
-		t.Errorf("IMA facts %+v", f)
-	}
-}
-
-// imaEntry encodes one entry of a binary list and what it extends.
-func imaEntry(template string, file Digest, path string) ([]byte, Digest) {
-	le := func(n int) []byte { return []byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)} }
-	digest := append([]byte("sha256:\x00"), file[:]...)
-	data := append(le(len(digest)), digest...)
-	data = append(append(data, le(len(path)+1)...), path+"\x00"...)
-	out := append(le(10), []byte(strings.Repeat("s", 20))...)
-	out = append(append(out, le(len(template))...), template...)
-	return append(append(out, le(len(data))...), data...), hashOf(data)
 }
 
 func TestResultsOfRulesAreJSON(t *testing.T) {

@@ -96,8 +96,13 @@ func (s *Server) openState() (err error) {
 	return err
 }
 
-func (s *Server) openVerifier() (err error) {
+func (s *Server) openVerifier() error {
+	files, err := readIMA(s.settings.IMA)
+	if err != nil {
+		return err
+	}
 	s.verifier, err = verifier.New(verifier.Config{
+		IMA:      files,
 		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Log: s.log.With("part", "verifier"),
 	})
 	return err

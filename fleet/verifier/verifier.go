@@ -25,7 +25,7 @@ import (
 // NonceLife is how long a challenge may be answered.
 const NonceLife = 2 * time.Minute
 
-// Config of a Verifier. All fields are required.
+// Config of a Verifier. All fields but IMA are required.
 type Config struct {
 	Registry *registry.Store
 	Fleet    string
@@ -33,6 +33,7 @@ type Config struct {
 	Now      func() time.Time
 	Fell     func(device string) // device is not trusted any more: end its sessions
 	Log      *slog.Logger
+	IMA      *attest.IMAReference // which files may be read and run; nil: IMA lists are replayed only
 }
 
 // logCache is how many bytes of parsed event logs are kept in memory.
@@ -92,6 +93,9 @@ func (v *Verifier) Challenge(ctx context.Context, device string) (wire.Challenge
 	}
 	if v.holds(ctx, m.EventLog) {
 		c.EventLog = m.EventLog
+	}
+	if size, digest, ok := m.Attest.IMA.Held(v.IMA); ok {
+		c.IMALog = &wire.Held{Size: size, Digest: digest.String()}
 	}
 	return c, nil
 }
@@ -159,7 +163,7 @@ func (v *Verifier) appraise(ctx context.Context, device string, channel Channel,
 func (v *Verifier) expect(ctx context.Context, d registry.Device, channel Channel, nonce []byte, m *attest.Memory, now time.Time) (attest.Expect, error) {
 	e := attest.Expect{
 		Fleet: v.Fleet, Device: d.ID, Nonce: nonce, AK: d.AKPublic, Channel: channel.Key,
-		Policy: v.Policy(), Last: m, Now: now, Logs: v.logs,
+		Policy: v.Policy(), Last: m, Now: now, Logs: v.logs, IMA: v.IMA,
 	}
 	certificates, err := v.Registry.Certificates(ctx, d.ID)
 	if err != nil {
