@@ -45,7 +45,7 @@ func (s *Store) prepare(ctx context.Context, next seal.Policy, name string) erro
 	case info.Counter.Value > next.Counter.Value:
 		return fmt.Errorf("it is sealed for counter value %d already, and the coming one is %d", info.Counter.Value, next.Counter.Value)
 	}
-	secret, err := s.get(ctx, name)
+	secret, err := s.get(ctx, name, anybody)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (s *Store) reseal(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	secret, err := s.open(ctx, blob, name)
+	secret, err := s.open(ctx, blob, name, anybody)
 	if err != nil {
 		return err
 	}

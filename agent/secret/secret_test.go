@@ -190,7 +190,7 @@ func TestIncompleteConfigurationIsRefused(t *testing.T) {
 	g := newGateway(t, "v1")
 	for name, change := range map[string]func(*secret.Config){
 		"FS": func(c *secret.Config) { c.FS = nil }, "Dir": func(c *secret.Config) { c.Dir = "" }, "TPM": func(c *secret.Config) { c.TPM = nil },
-		"Policy": func(c *secret.Config) { c.Policy = nil }, "Signed": func(c *secret.Config) { c.Signed = nil }, "Log": func(c *secret.Config) { c.Log = nil },
+		"Signed": func(c *secret.Config) { c.Signed = nil }, "Log": func(c *secret.Config) { c.Log = nil },
 	} {
 		c := g.config(nil)
 		change(&c)
