@@ -47,8 +47,7 @@ func (a *Agent) secureBoot() bool {
 // settleSecrets ends, at a start, what a power cut or a roll back left of a re-seal.
 func (a *Agent) settleSecrets(ctx context.Context) error {
 	if a.updates != nil {
-		state := a.updates.Status().State
-		committing := state == update.Trying || state == update.Confirming || state == update.Committing
+		committing := a.onTrial()
 		err := a.patiently(ctx, func() error { return a.secrets.Tidy(ctx, committing) })
 		if err != nil && ctx.Err() == nil {
 			a.log.Info("sealed secrets are left as they are", "reason", err)
@@ -62,6 +61,9 @@ func (a *Agent) settleSecrets(ctx context.Context) error {
 type secrets struct{ agent *Agent }
 
 func (s secrets) SecretPut(ctx context.Context, name, unit string, data []byte) ([]string, error) {
+	if s.agent.locked.Load() {
+		return nil, errLocked
+	}
 	if err := s.agent.secrets.Put(ctx, name, unit, data); err != nil {
 		return nil, err
 	}
@@ -74,6 +76,9 @@ func (s secrets) SecretPut(ctx context.Context, name, unit string, data []byte) 
 }
 
 func (s secrets) SecretGet(ctx context.Context, name string) ([]byte, error) {
+	if s.agent.locked.Load() {
+		return nil, errLocked
+	}
 	data, err := s.agent.secrets.Get(ctx, name)
 	if err != nil {
 		s.agent.log.Warn("secret stays shut", "name", name, "error", err)

@@ -21,12 +21,13 @@ const patience = 20 * time.Second
 type world struct {
 	fleet   *rig.Fleet
 	gateway *rig.Gateway
+	machine *tpmtest.Machine
 	power   *tpmtest.Power
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	_, power := tpmtest.Start(t)
+	machine, power := tpmtest.Start(t)
 	dir := shortDir(t)
 	fleet, err := rig.StartFleet(dir, nil)
 	if err != nil {
@@ -37,8 +38,9 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { gateway.Close() })
-	return &world{fleet: fleet, gateway: gateway, power: power}
+	w := &world{fleet: fleet, gateway: gateway, machine: machine, power: power}
+	t.Cleanup(func() { w.gateway.Close() })
+	return w
 }
 
 // shortDir is a folder whose path leaves room for the names of sockets.
