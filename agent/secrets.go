@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/gatewarden/gatewarden/agent/health"
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/agent/secret"
 	"github.com/gatewarden/gatewarden/internal/helperwire"
+	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/update"
 	"github.com/gatewarden/gatewarden/update/release"
@@ -60,11 +62,19 @@ func (a *Agent) settleSecrets(ctx context.Context) error {
 // secrets is what the local socket asks.
 type secrets struct{ agent *Agent }
 
-func (s secrets) SecretPut(ctx context.Context, name, unit string, data []byte) ([]string, error) {
+func (s secrets) SecretPut(ctx context.Context, name string, what local.Sealing) ([]string, error) {
 	if s.agent.locked.Load() {
 		return nil, errLocked
 	}
-	if err := s.agent.secrets.Put(ctx, name, unit, data); err != nil {
+	terms := secret.Terms{Unit: what.Unit, Until: what.Until}
+	if what.RecoveryKey != nil {
+		key, err := tpmpolicy.ParseKey(what.RecoveryKey)
+		if err != nil {
+			return nil, fmt.Errorf("read recovery key: %w", err)
+		}
+		terms.Recovery = key
+	}
+	if err := s.agent.secrets.Put(ctx, name, terms, what.Data); err != nil {
 		return nil, err
 	}
 	s.agent.event("secret.sealed", "secret "+name+" was sealed")
@@ -86,11 +96,31 @@ func (s secrets) SecretGet(ctx context.Context, name string) ([]byte, error) {
 	return data, err
 }
 
+func (s secrets) SecretDigest(name string) ([]byte, error) {
+	return s.agent.secrets.RecoveryDigest(name)
+}
+
+func (s secrets) SecretRecover(ctx context.Context, name string, signature []byte) ([]byte, error) {
+	data, err := s.agent.secrets.Recover(ctx, name, signature)
+	if err == nil {
+		s.agent.event("secret.recovered", "secret "+name+" was opened by its recovery key")
+	}
+	return data, err
+}
+
+func (s secrets) SecretReset() error {
+	err := s.agent.secrets.Reset()
+	if err == nil {
+		s.agent.event("secret.reset", "all secrets were forgotten")
+	}
+	return err
+}
+
 func (s secrets) SecretList() ([]local.Secret, error) {
 	items, err := s.agent.secrets.List()
 	list := make([]local.Secret, 0, len(items))
 	for _, i := range items {
-		one := local.Secret{Name: i.Name, Unit: i.Unit, Epoch: i.Epoch}
+		one := local.Secret{Name: i.Name, Unit: i.Unit, Until: i.Until, Epoch: i.Epoch}
 		if i.Damaged != nil {
 			one.Problem = i.Damaged.Error()
 		}

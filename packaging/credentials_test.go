@@ -103,7 +103,7 @@ func sealFor(t *testing.T, power *tpmtest.Power, state string, units map[string]
 		t.Fatal(err)
 	}
 	for name, unit := range units {
-		if err := store.Put(t.Context(), name, unit, []byte("secret of "+unit)); err != nil {
+		if err := store.Put(t.Context(), name, secret.Terms{Unit: unit}, []byte("secret of "+unit)); err != nil {
 			t.Fatal(err)
 		}
 	}

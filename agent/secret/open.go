@@ -83,14 +83,19 @@ func (s *Store) read(name, kind string) ([]byte, error) {
 	return blob, err
 }
 
-// open refuses a file that was renamed: the name inside is authenticated.
-func (s *Store) open(ctx context.Context, blob []byte, name string, may func(seal.Info) error) ([]byte, error) {
+// inspect refuses a file that was renamed: the name inside is authenticated.
+func inspect(blob []byte, name string) (seal.Info, error) {
 	info, err := seal.Inspect(blob)
+	if err == nil && info.Name != name {
+		err = fmt.Errorf("%w: the file is that of secret %q", tpm.ErrDamaged, info.Name)
+	}
+	return info, err
+}
+
+func (s *Store) open(ctx context.Context, blob []byte, name string, may func(seal.Info) error) ([]byte, error) {
+	info, err := inspect(blob, name)
 	if err != nil {
 		return nil, err
-	}
-	if info.Name != name {
-		return nil, fmt.Errorf("%w: the file is that of secret %q", tpm.ErrDamaged, info.Name)
 	}
 	if err := may(info); err != nil {
 		return nil, err
@@ -103,12 +108,13 @@ func (s *Store) open(ctx context.Context, blob []byte, name string, may func(sea
 }
 
 // seal pins the chip's storage key at first use.
-func (s *Store) seal(ctx context.Context, policy seal.Policy, name, unit string, secret []byte) ([]byte, error) {
+func (s *Store) seal(ctx context.Context, policy seal.Policy, name string, terms Terms, secret []byte) ([]byte, error) {
 	pin, err := s.pin()
 	if err != nil {
 		return nil, err
 	}
-	policy.Name, policy.Unit, policy.Storage = name, unit, pin
+	policy.Name, policy.Unit, policy.Storage = name, terms.Unit, pin
+	policy.Ref.Until, policy.Recovery = terms.Until, terms.Recovery
 	blob, err := seal.Seal(ctx, s.c.TPM, secret, policy)
 	if err != nil || pin != nil {
 		return blob, err

@@ -65,7 +65,9 @@ type Item struct {
 	Name  string
 	Unit  string // systemd unit that may have it, or ""
 	Epoch uint64 // security epoch for which it was sealed
+	Until string // boot phase in which it shuts, or ""
 	Key   []byte // SubjectPublicKeyInfo of the PCR-policy key that it follows
+	PCRs  []int  // to which it is sealed
 	// Damaged is why its file can't be read, or nil.
 	Damaged error
 }
@@ -120,21 +122,20 @@ func (s *Store) path(name, kind string) string { return filepath.Join(s.c.Dir, n
 
 // Put seals a secret and stores it in place of one of the same name. It is opened
 // once before it replaces anything: what this boot could not open would be lost.
-// unit is the systemd unit that may have it, or "".
-func (s *Store) Put(ctx context.Context, name, unit string, secret []byte) error {
-	if err := errors.Join(CheckName(name), checkUnit(unit, name)); err != nil {
+func (s *Store) Put(ctx context.Context, name string, terms Terms, secret []byte) error {
+	if err := errors.Join(CheckName(name), checkUnit(terms.Unit, name)); err != nil {
 		return fmt.Errorf("store secret: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.put(ctx, name, unit, secret); err != nil {
+	if err := s.put(ctx, name, terms, secret); err != nil {
 		return fmt.Errorf("store secret %s: %w", name, err)
 	}
-	s.c.Log.Info("secret stored", "name", name, "unit", unit)
+	s.c.Log.Info("secret stored", "name", name, "unit", terms.Unit)
 	return nil
 }
 
-func (s *Store) put(ctx context.Context, name, unit string, secret []byte) error {
+func (s *Store) put(ctx context.Context, name string, terms Terms, secret []byte) error {
 	names, err := s.names(current)
 	if err != nil {
 		return err
@@ -156,11 +157,11 @@ func (s *Store) put(ctx context.Context, name, unit string, secret []byte) error
 	if err != nil {
 		return err
 	}
-	blob, err := s.seal(ctx, policy, name, unit, secret)
+	blob, err := s.seal(ctx, policy, name, terms, secret)
 	if err != nil {
 		return err
 	}
-	if _, err := s.open(ctx, blob, name, anybody); err != nil {
+	if _, err := s.open(ctx, blob, name, anybody); err != nil && !(terms.Until != "" && isPast(err)) {
 		return fmt.Errorf("check that it opens: %w", err)
 	}
 	return s.c.FS.WriteFile(s.path(name, current), blob, 0o600)
@@ -181,7 +182,7 @@ func (s *Store) List() ([]Item, error) {
 		if err == nil {
 			var info seal.Info
 			info, err = seal.Inspect(blob)
-			item.Unit, item.Epoch, item.Key = info.Unit, info.Ref.Epoch, info.Key
+			item.Unit, item.Epoch, item.Until, item.Key, item.PCRs = info.Unit, info.Ref.Epoch, info.Ref.Until, info.Key, info.Ref.PCRs
 		}
 		item.Damaged = err
 		items = append(items, item)

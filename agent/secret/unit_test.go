@@ -14,7 +14,7 @@ func TestUnitGetsOnlyWhatWasSealedForIt(t *testing.T) {
 	g := newGateway(t, "v1")
 	s := g.store(nil)
 	for name, unit := range map[string]string{"a": "web@eu.service", "b": "web@us.service", "c": ""} {
-		if err := s.Put(t.Context(), name, unit, []byte("of "+name)); err != nil {
+		if err := s.Put(t.Context(), name, secret.Terms{Unit: unit}, []byte("of "+name)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -53,12 +53,12 @@ func TestUnitsThatSystemdCanNotAskForAreRefused(t *testing.T) {
 	for _, unit := range []string{
 		"wireguard", "a.target", ".service", "a/b.service", "a b.service", "getty@.service", "../a.service", "a.service\n", strings.Repeat("u", 75) + ".service",
 	} {
-		if err := s.Put(t.Context(), "x", unit, []byte("x")); err == nil {
+		if err := s.Put(t.Context(), "x", secret.Terms{Unit: unit}, []byte("x")); err == nil {
 			t.Errorf("%q was taken", unit)
 		}
 	}
 	for _, unit := range []string{"", `dev-disk-by\x2dlabel.swap`, "srv-data.mount", "a.b@c.socket", strings.Repeat("u", 74) + ".service"} {
-		if err := s.Put(t.Context(), "x", unit, []byte("x")); err != nil {
+		if err := s.Put(t.Context(), "x", secret.Terms{Unit: unit}, []byte("x")); err != nil {
 			t.Errorf("%q: %v", unit, err)
 		}
 	}
@@ -81,7 +81,7 @@ func TestReaderReadsWhatTheAgentWrites(t *testing.T) {
 	if got, err := reader.GetFor(t.Context(), "a.service", "a"); err != nil || string(got) != "it" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if err := reader.Put(t.Context(), "b", "", []byte("x")); err == nil {
+	if err := reader.Put(t.Context(), "b", secret.Terms{}, []byte("x")); err == nil {
 		t.Error("a reader sealed something")
 	}
 }
