@@ -73,6 +73,9 @@ type Agent struct {
 	report     chan struct{}          // asks for a health report now
 	askSoon    chan struct{}          // says that the last challenge was not answered
 	settle     chan struct{}          // asks to settle interrupted commands
+	restored   *wire.Verdict          // the verdict that was found on disk
+	locked     atomic.Bool            // secrets are shut until the next boot
+	shut       chan struct{}          // asks whether they must be
 	rest       chan struct{}          // says that a burst of work is over
 }
 
@@ -100,7 +103,8 @@ func New(ctx context.Context, s Settings, b Build, log *slog.Logger) (*Agent, er
 	}
 	a := &Agent{
 		settings: s, version: b.Version, boot: hex.EncodeToString(boot), log: log, fs: &fsx.FS{},
-		mayQuote: make(chan struct{}, 1), verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), askSoon: make(chan struct{}, 1), settle: make(chan struct{}, 1), rest: make(chan struct{}, 1),
+		mayQuote: make(chan struct{}, 1), verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), askSoon: make(chan struct{}, 1),
+		settle: make(chan struct{}, 1), shut: make(chan struct{}, 1), rest: make(chan struct{}, 1),
 	}
 	a.mayQuote <- struct{}{}
 	if err := a.open(ctx, b); err != nil {

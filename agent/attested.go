@@ -110,6 +110,7 @@ func (a *Agent) judged(v wire.Verdict) {
 	default:
 	}
 	a.askReport()
+	a.considerLock()
 }
 
 // restoreVerdict shows the last verdict after a restart; a damaged file is as
@@ -119,6 +120,7 @@ func (a *Agent) restoreVerdict() {
 	err := a.fs.ReadJSON(a.path("verdict.json"), maxVerdictFile, &v)
 	switch {
 	case err == nil:
+		a.restored = &v
 		a.verdict.Store(&v)
 	case !errors.Is(err, fs.ErrNotExist):
 		a.log.Warn("stored verdict can't be read; the next one replaces it", "error", err)

@@ -46,6 +46,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.feedWatchdog,
 		func(ctx context.Context) error { return a.runUpdates(ctx, a.updates) },
 		a.settleSecrets,
+		a.lockInQuarantine,
 		a.giveBack,
 		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
 	} {
@@ -115,6 +116,7 @@ func (a *Agent) credentialChanged(c identity.Credential) {
 	case a.settle <- struct{}{}:
 	default:
 	}
+	a.considerLock()
 }
 
 // event writes to the audit log and tells the fleet.
@@ -324,6 +326,7 @@ func (a *Agent) Status() local.Status {
 	if problem = cmp.Or(problem, a.disobeys); problem != nil {
 		s.Problem = problem.Error()
 	}
+	s.Locked = a.locked.Load()
 	if c, ok := a.identity.Current(); ok {
 		leaf := c.Leaf()
 		s.Certificate = &local.Certificate{

@@ -34,6 +34,7 @@ type Status struct {
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Health      Health       `json:"health"`
 	Verdict     *Verdict     `json:"verdict,omitempty"`
+	Locked      bool         `json:"locked,omitempty"` // quarantine shut all secrets until the next boot
 	AuditIndex  uint64       `json:"audit_index"`
 	AuditHead   string       `json:"audit_head"`
 }
