@@ -99,6 +99,7 @@ func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 		if v.Renew {
 			a.identity.Kick("the verdict is " + v.Grade)
 		}
+		a.identity.GateChanged(v.Gate)
 	case wire.KindCommand:
 		a.commands.Handle(ctx, payload)
 	default:
@@ -326,6 +327,9 @@ func (a *Agent) Status() local.Status {
 		s.Certificate = &local.Certificate{
 			Identity: c.Identity, Serial: c.Serial(), Issuer: leaf.Issuer.CommonName, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
 			RenewAt: identity.RenewAt(leaf.NotBefore, leaf.NotAfter, leaf.SerialNumber.Bytes()), SPKI: c.SPKI(),
+		}
+		if r := a.identity.Record(); r.Serial == c.Serial() {
+			s.Certificate.Gate, s.Certificate.Reason, s.Certificate.Why = r.Gate, r.Reason, r.Why
 		}
 	}
 	if v := a.verdict.Load(); v != nil {

@@ -61,17 +61,23 @@ func (w *world) impostor(h http.Handler) (address string) {
 // through puts h in front of one path of the real fleet.
 func (w *world) through(path string, h http.HandlerFunc) (address string) {
 	w.Helper()
-	real, err := url.Parse(w.settings.Public.API[0])
-	w.must(err)
-	proxy := httputil.NewSingleHostReverseProxy(real)
-	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.authority().Roots(), MinVersion: tls.VersionTLS13}}
-	return w.impostor(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	return w.front(func(rw http.ResponseWriter, r *http.Request, fleet http.Handler) {
 		if r.URL.Path == path {
 			h(rw, r)
 			return
 		}
-		proxy.ServeHTTP(rw, r)
-	}))
+		fleet.ServeHTTP(rw, r)
+	})
+}
+
+// front puts h in front of the real fleet.
+func (w *world) front(h func(http.ResponseWriter, *http.Request, http.Handler)) (address string) {
+	w.Helper()
+	real, err := url.Parse(w.settings.Public.API[0])
+	w.must(err)
+	proxy := httputil.NewSingleHostReverseProxy(real)
+	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.authority().Roots(), MinVersion: tls.VersionTLS13}}
+	return w.impostor(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { h(rw, r, proxy) }))
 }
 
 func TestAnswerThatIsNotTheFleetsIsNotBelieved(t *testing.T) {

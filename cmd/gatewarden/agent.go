@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/agent"
@@ -18,6 +20,7 @@ func agentVerb(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			s.Identity.Token = cmp.Or(s.Identity.Token, credentialToken())
 			log := o.logger(verbose)
 			restrict(s, "/etc/resolv.conf", log)
 			a, err := agent.New(cmd.Context(), s, build(), log)
