@@ -45,6 +45,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.attestRegularly,
 		a.feedWatchdog,
 		func(ctx context.Context) error { return a.runUpdates(ctx, a.updates) },
+		a.followTrust,
 		a.settleSecrets,
 		a.giveBack,
 		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
@@ -311,7 +312,7 @@ func (a *Agent) Status() local.Status {
 	connection, report := a.link.Status(), a.health.Report()
 	index, head := a.audit.Head()
 	s := local.Status{
-		Software: a.version, Fleet: a.fleet.Fleet, Device: a.Device(), Model: a.settings.model(), Slot: a.slot(), Now: now, TimeTrusted: trusted, Phase: phase,
+		Software: a.version, Fleet: a.fleet.Load().Fleet, Device: a.Device(), Model: a.settings.model(), Slot: a.slot(), Now: now, TimeTrusted: trusted, Phase: phase,
 		Link: local.Link{
 			Connected: connection.Connected, Identity: connection.Identity, Broker: connection.Broker,
 			Since: connection.Since, LastError: connection.LastError,

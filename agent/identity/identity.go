@@ -168,6 +168,14 @@ func (i *Identity) Keys() []string {
 	return nil
 }
 
+// AnchorsChanged asks for another certificate if the fleet's anchors do not know
+// the one in use any more.
+func (i *Identity) AnchorsChanged() {
+	if c, ok := i.Current(); ok && verifyChain(c.Chain, i.cfg.Fleet()) != nil {
+		i.Kick("the fleet has other anchors")
+	}
+}
+
 // Status says in a few words what the identity is waiting for, and the last
 // error, nil if the last exchange went well.
 func (i *Identity) Status() (phase string, last error) {
