@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
@@ -26,7 +25,7 @@ func RenewAt(notBefore, notAfter time.Time, serial []byte) time.Time {
 type age struct {
 	wall    time.Time     // now, as the machine says
 	counted time.Duration // the process's own countdown, since the certificate was taken into use or loaded
-	powered time.Duration // of the TPM, since the key was made; at most true time, also across restarts
+	powered time.Duration // by the TPM, since the key was certified: at most true time, also across restarts
 	fresh   bool          // counted began when it was issued
 }
 
@@ -55,16 +54,17 @@ func plan(leaf *x509.Certificate) (life, at time.Duration) {
 	return min(leaf.NotAfter.Sub(leaf.NotBefore), mostLife), at
 }
 
-// age asks the TPM for the time that it counted since the key was certified. One
-// that was cleared since, or does not answer, counted nothing.
-func (i *Identity) age(ctx context.Context) age {
+// Saw takes note of the TPM's clock in a statement that the TPM signed: each quote
+// and each certified key has it, so that it costs no command.
+func (i *Identity) Saw(statement []byte) { i.seen.Store(tpmClock(statement)) }
+
+// age includes the time that the TPM counted since the key was certified. A chip
+// that was cleared since counted nothing.
+func (i *Identity) age() age {
 	a := i.countdown()
-	since := i.Record().TPMClock
-	if since == 0 {
-		return a
-	}
-	if info, err := i.cfg.TPM.Info(ctx); err == nil && info.ClockMs > since {
-		a.powered = time.Duration(min(info.ClockMs-since, uint64(mostLife.Milliseconds()))) * time.Millisecond
+	since, seen := i.Record().TPMClock, i.seen.Load()
+	if since > 0 && seen > since {
+		a.powered = time.Duration(min(seen-since, uint64(mostLife.Milliseconds()))) * time.Millisecond
 	}
 	return a
 }

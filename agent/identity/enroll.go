@@ -148,7 +148,8 @@ func (i *Identity) newKey(ctx context.Context) (key *tpm.Key, csr []byte, proof 
 	if err != nil {
 		return nil, nil, wire.KeyProof{}, fmt.Errorf("certify operational key: %w", err)
 	}
-	i.certified = tpmClock(proof.Certify)
+	i.Saw(proof.Certify)
+	i.certified = i.seen.Load()
 	return key, csr, proof, nil
 }
 
@@ -243,6 +244,7 @@ func (i *Identity) attest(ctx context.Context, r request, claim string) error {
 	if err != nil {
 		return err
 	}
+	i.Saw(ev.Quote)
 	r.path = wire.PathEvidence
 	var verdict wire.Verdict
 	if err := i.postJSON(ctx, r, ev, &verdict); err != nil {

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"context"
 	"crypto/x509"
 	"encoding/binary"
 	"time"
@@ -75,16 +74,11 @@ func (i *Identity) remember(leaf *x509.Certificate, why string) {
 }
 
 // recallCredential begins a record for a certificate of which nothing is known any
-// more; its time counts from now.
-func (i *Identity) recallCredential(ctx context.Context) {
-	current, ok := i.Current()
-	if !ok || i.Record().Serial != "" {
-		return
+// more.
+func (i *Identity) recallCredential() {
+	if current, ok := i.Current(); ok && i.Record().Serial == "" {
+		i.remember(current.Leaf(), "not known any more: its record was lost")
 	}
-	if info, err := i.cfg.TPM.Info(ctx); err == nil {
-		i.certified = info.ClockMs
-	}
-	i.remember(current.Leaf(), "not known any more: its record was lost")
 }
 
 // History lists the certificates that the device was issued, the newest first.

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
@@ -75,6 +76,7 @@ type Identity struct {
 	spent     bool          // the configured token is of no more use; under exchange
 	newToken  chan struct{} // wakes an enrolment that waits for an operator
 
+	seen    atomic.Uint64 // TPM's clock when it signed last
 	mu      sync.Mutex
 	current *Credential
 	adopted time.Time // when current came into use, by the process's own clock; zero if it was loaded
@@ -137,7 +139,7 @@ func New(ctx context.Context, c Config) (*Identity, error) {
 	i.anyone = newAnonymous(c.Fleet, c.Clock)
 	i.records = i.store.readHistory()
 	i.loadCredential(ctx)
-	i.recallCredential(ctx)
+	i.recallCredential()
 	if _, ok := i.Current(); ok && i.newAK {
 		i.Kick("the attestation key is a new one")
 	}

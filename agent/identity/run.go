@@ -118,7 +118,7 @@ func (i *Identity) step(ctx context.Context, why string) (time.Duration, error) 
 		return i.untilDue(), err
 	}
 	now, _ := i.cfg.Clock.Now()
-	if reason := due(current.Leaf(), i.age(ctx)); reason != "" {
+	if reason := due(current.Leaf(), i.age()); reason != "" {
 		why = reason
 	}
 	if why == "" {
