@@ -46,6 +46,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.feedWatchdog,
 		func(ctx context.Context) error { return a.runUpdates(ctx, a.updates) },
 		a.settleSecrets,
+		a.anchorAudit,
 		a.giveBack,
 		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
 	} {
