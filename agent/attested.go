@@ -21,6 +21,10 @@ const (
 	// retryEvidence is the first rest after evidence that could not be made; it doubles
 	// up to the usual interval.
 	retryEvidence = time.Second
+
+	// quotePace is the least time between two answers to challenges of the broker.
+	// They are unsigned: whoever holds the broker must not keep a slow chip busy.
+	quotePace = 3 * time.Second
 )
 
 // noteEvidence has the fleet asked again soon if evidence could not be made: at a
@@ -44,6 +48,15 @@ func (a *Agent) answer(ctx context.Context, payload []byte) error {
 	var challenge wire.Challenge
 	if err := strictjson.Unmarshal(payload, &challenge); err != nil {
 		return fmt.Errorf("read challenge: %w", err)
+	}
+	if len(challenge.Nonce) != wire.NonceSize {
+		return fmt.Errorf("read challenge: its nonce has %d bytes, want %d", len(challenge.Nonce), wire.NonceSize)
+	}
+	select {
+	case <-a.mayQuote:
+		time.AfterFunc(quotePace, func() { a.mayQuote <- struct{}{} })
+	case <-ctx.Done():
+		return nil // the agent ends
 	}
 	ev, err := a.evidence.Collect(ctx, challenge, a.identity.Keys()...)
 	if err != nil {
@@ -158,8 +171,8 @@ func (a *Agent) claims() attest.Claims {
 	c := attest.Claims{
 		Version: 1, Software: a.version, Slot: a.slot(), Audit: head,
 	}
-	if a.health != nil {
-		c.Posture = a.health.Report().Posture
+	if posture := a.reported.Load(); posture != nil {
+		c.Posture = *posture
 	}
 	return c
 }
