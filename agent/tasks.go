@@ -48,6 +48,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.followTrust,
 		a.settleSecrets,
 		a.lockInQuarantine,
+		a.anchorAudit,
 		a.giveBack,
 		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
 	} {
