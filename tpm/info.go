@@ -44,9 +44,8 @@ type Info struct {
 // Info reads the properties of the chip, with a few commands.
 func (t *TPM) Info(ctx context.Context) (Info, error) {
 	var info Info
-	err := t.do(ctx, "read TPM properties", func(o *op) error {
-		read, err := o.info()
-		info = read
+	err := t.do(ctx, "read TPM properties", func(o *op) (err error) {
+		info, err = o.info()
 		return err
 	})
 	if err != nil {
