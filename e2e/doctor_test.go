@@ -8,10 +8,13 @@ import (
 	"github.com/gatewarden/gatewarden/agent/doctor"
 )
 
-// doctor asks the machine what it can do, as root.
-func (w *world) doctor() (d doctor.Diagnosis, exit string) {
+// asMember is a prefix that runs a program as somebody in the groups that may ask.
+const asMember = `setpriv --reuid=65534 --regid=65534 --groups="$(getent group gatewarden tss | cut -d: -f3 | paste -sd,)" `
+
+// doctor asks the machine what it can do, as root or by another way.
+func (w *world) doctor(as string) (d doctor.Diagnosis, exit string) {
 	w.Helper()
-	out := w.vm.Run("gatewarden doctor --json; echo \"exit $?\"")
+	out := w.vm.Run(as + "gatewarden doctor --json; echo \"exit $?\"")
 	text, exit, found := strings.Cut(out, "\nexit ")
 	if err := json.Unmarshal([]byte(text), &d); err != nil || !found {
 		w.Fatalf("gatewarden doctor: %v\n%s", err, out)
@@ -23,7 +26,7 @@ func (w *world) doctor() (d doctor.Diagnosis, exit string) {
 // what is well and what is not as it is there.
 func (w *world) fits() {
 	w.Helper()
-	d, exit := w.doctor()
+	d, exit := w.doctor("")
 	levels := map[string]string{}
 	for _, f := range d.Findings {
 		levels[f.Check] = f.Level
@@ -52,12 +55,23 @@ func (w *world) fits() {
 	if exit != "0" || !d.Root {
 		w.Errorf("exit code %s, root %t", exit, d.Root)
 	}
+	// Members of the groups see as much of the TPM, nothing of root's logs, and no problem.
+	d, exit = w.doctor(asMember)
+	for _, f := range d.Findings {
+		logs := f.Check == "event-log" && f.Level == doctor.Unknown
+		if f.Level == doctor.Problem || f.Check == "event-log" && !logs || f.Check == "tpm" && f.Level != doctor.OK {
+			w.Errorf("a member of the groups is told %s %s %s: %s", f.Level, f.Check, f.Case, f.Found)
+		}
+	}
+	if exit != "3" || d.Root {
+		w.Errorf("to a member of the groups: exit code %s, root %t", exit, d.Root)
+	}
 }
 
 // lacks fails unless doctor says that this case takes this ability away.
 func (w *world) lacks(ability, name string) {
 	w.Helper()
-	d, exit := w.doctor()
+	d, exit := w.doctor("")
 	i := slices.IndexFunc(d.Abilities, func(c doctor.Can) bool { return c.Ability == ability })
 	if i < 0 || d.Abilities[i].Answer != "no" || !slices.Contains(d.Abilities[i].Because, name) || exit != "1" {
 		w.Errorf("exit code %s, %+v", exit, d.Abilities)

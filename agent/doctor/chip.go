@@ -53,9 +53,7 @@ func ReadChip(ctx context.Context, t *tpm.TPM) (*Chip, error) {
 	}
 	err = t.Do(ctx, "read endorsement certificates and storage key", func(chip *tpm.Chip) error {
 		for _, place := range ekPlaces() {
-			if err := c.readEK(chip, place); err != nil {
-				return err
-			}
+			c.readEK(chip, place)
 		}
 		for _, read := range []func(*tpm.Chip) error{c.readSRK, c.readRevision} {
 			if err := read(chip); err != nil {
@@ -93,31 +91,35 @@ func ekPlaces() []ekPlace {
 	}
 }
 
-func (c *Chip) readEK(chip *tpm.Chip, place ekPlace) error {
-	public, err := tpm2.NVReadPublic{NVIndex: place.index}.Execute(chip)
-	if err != nil {
-		return ignore(err, tpm2.TPMRCHandle)
-	}
-	area, err := public.NVPublic.Contents()
-	if err != nil {
-		return err
-	}
+// readEK notes what is wrong with one place, which must not hide the others.
+func (c *Chip) readEK(chip *tpm.Chip, place ekPlace) {
 	ek := EKCertificate{Kind: place.kind, Index: uint32(place.index)}
+	data, err := readIndex(chip, place.index)
 	switch {
-	case !area.Attributes.Written:
-		return nil // defined at the factory, never filled
-	case !area.Attributes.AuthRead || !area.Attributes.NoDA:
-		ek.Problem = "it can't be read without a password that could be wrong"
+	case err != nil:
+		ek.Problem = err.Error()
+	case data == nil:
+		return
 	default:
-		data, err := readNV(chip, place.index, public.NVName, int(area.DataSize))
-		if err != nil {
-			ek.Problem = err.Error()
-			break
-		}
 		ek.parse(data)
 	}
 	c.EK = append(c.EK, ek)
-	return nil
+}
+
+// readIndex is nil if there is no such index, or it was never filled.
+func readIndex(chip *tpm.Chip, index tpm2.TPMHandle) ([]byte, error) {
+	public, err := tpm2.NVReadPublic{NVIndex: index}.Execute(chip)
+	if err != nil {
+		return nil, ignore(err, tpm2.TPMRCHandle)
+	}
+	area, err := public.NVPublic.Contents()
+	switch {
+	case err != nil || !area.Attributes.Written:
+		return nil, err
+	case !area.Attributes.AuthRead || !area.Attributes.NoDA:
+		return nil, errors.New("it can't be read without a password that could be wrong")
+	}
+	return readNV(chip, index, public.NVName, int(area.DataSize))
 }
 
 func readNV(chip *tpm.Chip, index tpm2.TPMHandle, name tpm2.TPM2BName, size int) ([]byte, error) {

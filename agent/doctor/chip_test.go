@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -159,6 +160,60 @@ func TestEndorsementCertificatesAreThoseOfTheMaker(t *testing.T) {
 	}
 	if c.Revision < 138 {
 		t.Errorf("specification revision %d", c.Revision)
+	}
+}
+
+// TestAChipThatFailsIsToldBySayingHow.
+func TestAChipThatFailsIsToldBySayingHow(t *testing.T) {
+	_, power := tpmtest.Start(t)
+	release := make(chan struct{})
+	for name, fault := range map[string]tpmtest.Fault{
+		"tpm.silent": tpmtest.Stall(release), "tpm.broken": tpmtest.ResponseCode(tpm2.TPMRCFailure),
+	} {
+		faults := tpmtest.NewFaults(dial(t, power))
+		faults.On(tpm2.TPMCCGetCapability, 1, fault)
+		chip := tpm.New(faults)
+		b := newBox(t)
+		b.Chip = func(ctx context.Context) (*Chip, error) {
+			ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+			defer cancel()
+			return ReadChip(ctx, chip)
+		}
+		b.sees(name, "off and on")
+		if name == "tpm.silent" {
+			close(release)
+		}
+		_ = chip.Close()
+	}
+}
+
+// TestTheFirstReadableCertificateDecides, as it does for the agent.
+func TestTheFirstReadableCertificateDecides(t *testing.T) {
+	b := newBox(t)
+	good := b.c.EK[0]
+	late, bad := good, EKCertificate{Kind: "ecc-p256", Problem: "asn1: no"}
+	late.NotAfter = today(-1)
+	b.c.EK = []EKCertificate{bad, good}
+	b.fine("ek")
+	b.c.EK = []EKCertificate{bad, late, good}
+	b.sees("ek.expired")
+}
+
+// TestAnIndexThatAsksForAPasswordIsLeftAlone: a wrong one could lock the chip.
+func TestAnIndexThatAsksForAPasswordIsLeftAlone(t *testing.T) {
+	_, power := tpmtest.Start(t)
+	raw := dial(t, power)
+	public := tpm2.TPMSNVPublic{NVIndex: 0x01c00002, NameAlg: tpm2.TPMAlgSHA256, DataSize: 4, Attributes: tpm2.TPMANV{OwnerWrite: true, AuthRead: true}}
+	must(tpm2.NVDefineSpace{AuthHandle: tpm2.TPMRHOwner, Auth: tpm2.TPM2BAuth{Buffer: []byte("secret")}, PublicInfo: tpm2.New2B(public)}.Execute(raw))(t)
+	name := must(tpm2.NVReadPublic{NVIndex: public.NVIndex}.Execute(raw))(t).NVName
+	must(tpm2.NVWrite{
+		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
+		NVIndex:    tpm2.NamedHandle{Handle: public.NVIndex, Name: name}, Data: tpm2.TPM2BMaxNVBuffer{Buffer: []byte("1234")},
+	}.Execute(raw))(t)
+	b := newBox(t).with(power)
+	b.sees("ek.unreadable", "password that could be wrong")
+	if c := must(b.chip(t.Context()))(t); c.LockoutCounter != 0 {
+		t.Errorf("%d failures count", c.LockoutCounter)
 	}
 }
 

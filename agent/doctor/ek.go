@@ -1,9 +1,6 @@
 package doctor
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
 // ek is whether the chip's maker vouches for it.
 func ek() *Check {
@@ -23,25 +20,22 @@ The endorsement certificate is not valid now, by this machine's clock; the fleet
 Look at the clock first. If the certificate has expired, approve the gateway with --accept-ek; firmware updates of the chip bring a new one at times.
 `,
 		Ask: func(c *Chip, m *Machine, n *notes) {
-			var bad, late []string
-			for _, one := range c.EK {
-				now, period := m.Now(), fmt.Sprintf("%s, valid %s to %s", one.Kind, day(one.NotBefore), day(one.NotAfter))
-				switch {
+			bad := ""
+			for _, one := range c.EK { // the agent takes the first that it can read
+				period := fmt.Sprintf("%s, valid %s to %s", one.Kind, day(one.NotBefore), day(one.NotAfter))
+				switch now := m.Now(); {
 				case one.Problem != "":
-					bad = append(bad, one.Kind+": "+one.Problem)
+					bad = one.Kind + ": " + one.Problem
+					continue
 				case now.Before(one.NotBefore) || now.After(one.NotAfter):
-					late = append(late, period)
-				default: // the agent takes the first that it can read
+					n.is("expired", "%s", period)
+				default:
 					n.ok("%s, by %s", period, one.Issuer)
-					return
 				}
-			}
-			switch {
-			case len(late) > 0:
-				n.is("expired", "%s", strings.Join(late, "; "))
 				return
-			case len(bad) > 0:
-				n.is("unreadable", "%s", strings.Join(bad, "; "))
+			}
+			if bad != "" {
+				n.is("unreadable", "%s", bad)
 				return
 			}
 			n.is("none", "no certificate in the TPM's NV memory")

@@ -12,11 +12,12 @@ The TPM has no room for a counter. Without one an old release can't be told from
 		Ask: func(c *Chip, _ *Machine, n *notes) {
 			switch {
 			case c.Counter:
-				n.ok("there is a counter at its index")
+				n.ok("there is an index where the counter belongs")
 			case c.NVCountersAvail == 0:
 				n.is("full", "%d NV indexes, %d persistent objects, room for no counter", c.NVIndexes, len(c.Persistent))
+			default:
+				n.ok("room for %d counters", c.NVCountersAvail)
 			}
-			n.ok("room for %d counters", c.NVCountersAvail)
 		},
 	}
 }

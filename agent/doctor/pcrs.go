@@ -1,6 +1,9 @@
 package doctor
 
-import "os"
+import (
+	"os"
+	"strings"
+)
 
 const eventLogFile = "/sys/kernel/security/tpm0/binary_bios_measurements"
 
@@ -23,7 +26,7 @@ Switch the machine off and on. If it stays, set the firmware to SHA-256, and loo
 `,
 		Ask: func(c *Chip, m *Machine, n *notes) {
 			if !c.SHA256Bank {
-				n.is("no-bank", "banks that are on: %s", banks(c))
+				n.is("no-bank", "banks that are on: %s", orElse(strings.Join(c.Banks, ", "), "none"))
 				return
 			}
 			if !c.blank(0, 1, 2, 3, 4, 5, 6, 7) {

@@ -56,6 +56,9 @@ func lookAtProduct(_ context.Context, m *Machine, n *notes) {
 	case err != nil:
 		n.is("refused", "%v", err)
 	}
+	if err != nil {
+		return
+	}
 	lookAtSlots(m, p, n)
 	if p.ESP != "" {
 		lookAtESP(m, p.ESP, n)

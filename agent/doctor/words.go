@@ -18,5 +18,3 @@ func numbers(list []int) string {
 	}
 	return strings.Join(text, ", ")
 }
-
-func banks(c *Chip) string { return orElse(strings.Join(c.Banks, ", "), "none") }
