@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -16,10 +15,10 @@ import (
 // errLocked is what seals and unseals get after the lock.
 var errLocked = errors.New("secrets are shut until the next boot, because this device was put into quarantine")
 
-// lockFile lies beside the agent's socket, in memory that no boot outlives. It is
-// written before the lock, so that no other agent of this boot extends PCR 11 again:
-// the fleet knows the lock once.
-const lockFile = "locked.json"
+// lockEnding makes the name of the note from that of the agent's socket: it lies in
+// memory that no boot outlives. It is written before the lock, so that no other agent
+// of this boot extends PCR 11 again: the fleet knows the lock once.
+const lockEnding = ".locked"
 
 type lockRecord struct {
 	Version int              `json:"v"`     // 1
@@ -67,7 +66,7 @@ func (a *Agent) onTrial() bool {
 // lock notes whether this boot is locked, and locks it if it must and is not.
 func (a *Agent) lock(ctx context.Context, must bool) error {
 	var record lockRecord
-	path := filepath.Join(filepath.Dir(a.settings.Socket), lockFile)
+	path := a.settings.Socket + lockEnding
 	err := a.fs.ReadJSON(path, 4<<10, &record)
 	began := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
