@@ -41,8 +41,8 @@ func (a *Agent) lockInQuarantine(ctx context.Context) error {
 }
 
 // inQuarantine takes both the certificate, which the fleet's CA issued, and a verdict
-// of this agent's life: after a reboot the certificate is still there, and the boot may
-// be good. A boot on trial is not locked, since its secrets could not be carried over:
+// on this boot: after a reboot the certificate is still there, an old verdict may come
+// late, and the boot may be good. A boot on trial is not locked, since its secrets could not be carried over:
 // an update is what heals.
 func (a *Agent) inQuarantine() bool {
 	c, ok := a.identity.Current()
@@ -50,8 +50,8 @@ func (a *Agent) inQuarantine() bool {
 		return false
 	}
 	_, quarantined, _ := wire.DeviceOf(c.Identity)
-	v := a.verdict.Load()
-	return quarantined && v != nil && v != a.restored && v.Gate == wire.GateQuarantine && !a.onTrial()
+	v := a.ofBoot.Load()
+	return quarantined && v != nil && v.Gate == wire.GateQuarantine && !a.onTrial()
 }
 
 // onTrial says whether an update is between the reboot into it and its end.
