@@ -74,10 +74,11 @@ type Agent struct {
 	report     chan struct{}          // asks for a health report now
 	askSoon    chan struct{}          // says that the last challenge was not answered
 	settle     chan struct{}          // asks to settle interrupted commands
-	restored   *wire.Verdict          // the verdict that was found on disk
-	locked     atomic.Bool            // secrets are shut until the next boot
-	shut       chan struct{}          // asks whether they must be
-	rest       chan struct{}          // says that a burst of work is over
+	quotes     quotes                 // that this agent made: which verdicts are on this boot
+	ofBoot     atomic.Pointer[wire.Verdict]
+	locked     atomic.Bool   // secrets are shut until the next boot
+	shut       chan struct{} // asks whether they must be
+	rest       chan struct{} // says that a burst of work is over
 }
 
 // Build says what this binary is, and by which clock it works.
@@ -177,7 +178,7 @@ func (a *Agent) openIdentity(ctx context.Context) (err error) {
 		Dir: a.path("identity"), FS: a.fs, TPM: a.tpm, Fleet: a.fleet.Load, Clock: a.clock,
 		Model: a.settings.model(), Hostname: a.settings.hostname(), Software: a.version, Token: a.settings.Identity.Token,
 		Collect: func(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error) {
-			return a.evidence.Collect(ctx, c, keys...)
+			return a.collect(ctx, c, keys...)
 		},
 		Verdict: a.judged, Changed: a.credentialChanged, Event: a.event, Log: a.log.With("part", "identity"),
 	})

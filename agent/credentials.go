@@ -25,7 +25,7 @@ const credentialsIdle = 10 * time.Second
 // and works before there is a network, and where the agent does not.
 func ServeCredentials(ctx context.Context, s Settings, l *net.UnixListener, log *slog.Logger) error {
 	// Before the first question is taken: on an error it waits for the next start.
-	chip, err := tpm.Open(ctx, s.TPM)
+	chip, err := tpm.Open(ctx, s.TPM, tpm.WithAuth(s.TPMAuth))
 	if err != nil {
 		return fmt.Errorf("%w\nhint: `tpm` in agent.toml names it", err)
 	}

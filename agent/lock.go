@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"path/filepath"
 
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -16,10 +15,10 @@ import (
 // errLocked is what seals and unseals get after the lock.
 var errLocked = errors.New("secrets are shut until the next boot, because this device was put into quarantine")
 
-// lockFile lies beside the agent's socket, in memory that no boot outlives. It is
-// written before the lock, so that no other agent of this boot extends PCR 11 again:
-// the fleet knows the lock once.
-const lockFile = "locked.json"
+// lockEnding makes the name of the note from that of the agent's socket: it lies in
+// memory that no boot outlives. It is written before the lock, so that no other agent
+// of this boot extends PCR 11 again: the fleet knows the lock once.
+const lockEnding = ".locked"
 
 type lockRecord struct {
 	Version int              `json:"v"`     // 1
@@ -42,8 +41,8 @@ func (a *Agent) lockInQuarantine(ctx context.Context) error {
 }
 
 // inQuarantine takes both the certificate, which the fleet's CA issued, and a verdict
-// of this agent's life: after a reboot the certificate is still there, and the boot may
-// be good. A boot on trial is not locked, since its secrets could not be carried over:
+// on this boot: after a reboot the certificate is still there, an old verdict may come
+// late, and the boot may be good. A boot on trial is not locked, since its secrets could not be carried over:
 // an update is what heals.
 func (a *Agent) inQuarantine() bool {
 	c, ok := a.identity.Current()
@@ -51,8 +50,8 @@ func (a *Agent) inQuarantine() bool {
 		return false
 	}
 	_, quarantined, _ := wire.DeviceOf(c.Identity)
-	v := a.verdict.Load()
-	return quarantined && v != nil && v != a.restored && v.Gate == wire.GateQuarantine && !a.onTrial()
+	v := a.ofBoot.Load()
+	return quarantined && v != nil && v.Gate == wire.GateQuarantine && !a.onTrial()
 }
 
 // onTrial says whether an update is between the reboot into it and its end.
@@ -67,7 +66,7 @@ func (a *Agent) onTrial() bool {
 // lock notes whether this boot is locked, and locks it if it must and is not.
 func (a *Agent) lock(ctx context.Context, must bool) error {
 	var record lockRecord
-	path := filepath.Join(filepath.Dir(a.settings.Socket), lockFile)
+	path := a.settings.Socket + lockEnding
 	err := a.fs.ReadJSON(path, 4<<10, &record)
 	began := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -36,7 +36,7 @@ func (w *world) pcr11(t *testing.T) [32]byte {
 func (w *world) reboot(t *testing.T) {
 	t.Helper()
 	dir := filepath.Dir(w.gateway.Settings.State)
-	if err := errors.Join(w.gateway.Close(), w.power.Kill(), os.Remove(filepath.Join(dir, "locked.json"))); err != nil {
+	if err := errors.Join(w.gateway.Close(), w.power.Kill(), os.Remove(w.gateway.Settings.Socket+".locked")); err != nil {
 		t.Fatal(err)
 	}
 	w.power = tpmtest.PowerOn(t, w.machine)
@@ -115,7 +115,7 @@ func TestLockThatWasCutOffIsMade(t *testing.T) {
 	w := newWorld(t)
 	before := w.pcr11(t)
 	note := fmt.Sprintf(`{"v":1,"pcr11":"%x"}`, before)
-	if err := os.WriteFile(filepath.Join(filepath.Dir(w.gateway.Settings.Socket), "locked.json"), []byte(note), 0o600); err != nil {
+	if err := os.WriteFile(w.gateway.Settings.Socket+".locked", []byte(note), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := w.run(t, build())

@@ -86,10 +86,10 @@ func (s secrets) SecretPut(ctx context.Context, name string, what local.Sealing)
 }
 
 func (s secrets) SecretGet(ctx context.Context, name string) ([]byte, error) {
-	if s.agent.locked.Load() {
-		return nil, errLocked
-	}
 	data, err := s.agent.secrets.Get(ctx, name)
+	if err != nil && s.agent.locked.Load() {
+		err = fmt.Errorf("%w; %w", errLocked, err)
+	}
 	if err != nil {
 		s.agent.log.Warn("secret stays shut", "name", name, "error", err)
 	}

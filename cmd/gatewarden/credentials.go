@@ -2,11 +2,13 @@ package main
 
 import (
 	"errors"
+	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/agent"
 	"github.com/gatewarden/gatewarden/helper"
+	"github.com/gatewarden/gatewarden/tpm"
 )
 
 func credentialsVerb(o *options) *cobra.Command {
@@ -34,6 +36,9 @@ need not run for it.`,
 			}
 			s, err := o.settings()
 			if err != nil {
+				return err
+			}
+			if s.TPMAuth, err = tpm.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY")); err != nil {
 				return err
 			}
 			log := o.logger(false)
