@@ -15,7 +15,9 @@ type Policy struct {
 	Issued     time.Time           `json:"issued"`
 	Fleet      string              `json:"fleet"`
 	Releases   []Release           `json:"releases"`
-	Rules      map[string]Severity `json:"rules,omitempty"` // by rule name, where the default does not suit
+	Firmware   []ModelFirmware     `json:"firmware,omitempty"` // good beside what operators approved
+	Keys       []KeyReference      `json:"keys,omitempty"`     // Secure Boot keys; none: whatever the firmware holds
+	Rules      map[string]Severity `json:"rules,omitempty"`    // by rule name, where the default does not suit
 	Exceptions []Exception         `json:"exceptions,omitempty"`
 
 	releases []release // compiled; nil unless ParsePolicy made it
@@ -122,6 +124,9 @@ func (p *Policy) check() error {
 		compiled = append(compiled, c)
 	}
 	if err := p.checkRules(); err != nil {
+		return err
+	}
+	if err := p.checkSets(); err != nil {
 		return err
 	}
 	p.releases = compiled

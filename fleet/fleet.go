@@ -217,7 +217,7 @@ func (s *Server) openDeviceAPI() (err error) {
 
 func (s *Server) openOperatorAPI() (err error) {
 	s.opHandler, err = operator.New(operator.Config{
-		Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.broker.Drop, Vouched: s.vouched, Now: time.Now, Log: s.log.With("part", "operator-api"),
+		Fleet: s.settings.Fleet, Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.broker.Drop, Vouched: s.vouched, Now: time.Now, Log: s.log.With("part", "operator-api"),
 	})
 	if err != nil {
 		return err

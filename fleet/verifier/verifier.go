@@ -63,6 +63,7 @@ type memory struct {
 	Attest   attest.Memory `json:"attest"`
 	EventLog string        `json:"event_log"`        // digest (hex) of the log last seen
 	Doubts   int           `json:"doubts,omitempty"` // quotes in a row that named another health report than the newest
+	Answer   *answer       `json:"answer,omitempty"` // behind the last verdict
 }
 
 // Channel is what brought the evidence. The keys that evidence claims must belong
@@ -158,7 +159,7 @@ func (v *Verifier) appraise(ctx context.Context, device string, channel Channel,
 // expect gathers what is known of the device.
 func (v *Verifier) expect(ctx context.Context, d registry.Device, channel Channel, nonce []byte, m *attest.Memory, now time.Time) (attest.Expect, error) {
 	e := attest.Expect{
-		Fleet: v.Fleet, Device: d.ID, Nonce: nonce, AK: d.AKPublic, Channel: channel.Key,
+		Fleet: v.Fleet, Device: d.ID, Model: d.Model, Nonce: nonce, AK: d.AKPublic, Channel: channel.Key,
 		Policy: v.Policy(), Last: m, Now: now, Logs: v.logs,
 	}
 	certificates, err := v.Registry.Certificates(ctx, d.ID)
@@ -176,18 +177,23 @@ func (v *Verifier) expect(ctx context.Context, d registry.Device, channel Channe
 	if e.Report, err = v.report(ctx, d.ID, now); err != nil {
 		return e, err
 	}
-	sets, err := v.Registry.Firmware(ctx, d.Model)
+	e.Firmware, err = approved(ctx, v.Registry, d.Model)
+	return e, err
+}
+
+// approved are the firmware sets that operators approved for a model.
+func approved(ctx context.Context, store *registry.Store, model string) ([]attest.FirmwareSet, error) {
+	raws, err := store.Firmware(ctx, model)
 	if err != nil {
-		return e, fmt.Errorf("read firmware sets: %w", err)
+		return nil, fmt.Errorf("read firmware sets: %w", err)
 	}
-	for _, raw := range sets {
-		var set attest.FirmwareSet
-		if err := json.Unmarshal(raw, &set); err != nil {
-			return e, fmt.Errorf("decode firmware set of %s: %w", d.Model, err)
+	sets := make([]attest.FirmwareSet, len(raws))
+	for i, raw := range raws {
+		if err := json.Unmarshal(raw, &sets[i]); err != nil {
+			return nil, fmt.Errorf("decode firmware set of %s: %w", model, err)
 		}
-		e.Firmware = append(e.Firmware, set)
 	}
-	return e, nil
+	return sets, nil
 }
 
 // conclude stores the verdict with all that follows from it, then tells.
@@ -220,6 +226,7 @@ func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Chan
 func (v *Verifier) record(d registry.Device, m memory, ev attest.Evidence, r *attest.Result, now time.Time) (registry.Verdict, error) {
 	m.Attest = *r.Remember(&m.Attest)
 	m.EventLog = hex.EncodeToString(ev.EventLog.Digest[:])
+	m.Answer = answerOf(ev, r)
 	rules, err := json.Marshal(r.Rules())
 	if err != nil {
 		return registry.Verdict{}, fmt.Errorf("encode rules: %w", err)
