@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,7 +22,11 @@ type Policy struct {
 	Exceptions []Exception         `json:"exceptions,omitempty"`
 
 	releases []release // compiled; nil unless ParsePolicy made it
+	digest   Digest    // of the document
 }
+
+// ID names the document that ParsePolicy read: "sha256:" and the hash (hex) of its bytes.
+func (p *Policy) ID() string { return fmt.Sprintf("sha256:%x", p.digest) }
 
 // Release is what one release of a product measures when it boots. One that boots
 // otherwise in each slot is two of them, so that what was measured must be one or the
@@ -97,6 +102,7 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	if err := p.check(); err != nil {
 		return nil, fmt.Errorf("parse attestation policy: %w", err)
 	}
+	p.digest = sha256.Sum256(data)
 	return &p, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -25,13 +26,14 @@ import (
 // NonceLife is how long a challenge may be answered.
 const NonceLife = 2 * time.Minute
 
-// Config of a Verifier. All fields are required.
+// Config of a Verifier. All fields but Results are required.
 type Config struct {
 	Registry *registry.Store
 	Fleet    string
 	Policy   func() *attest.Policy // the signed policy in force
 	Now      func() time.Time
 	Fell     func(device string) // device is not trusted any more: end its sessions
+	Results  *ear.Issuer         // tells others; nil: nobody is told
 	Log      *slog.Logger
 }
 
@@ -64,6 +66,7 @@ type memory struct {
 	EventLog string        `json:"event_log"`        // digest (hex) of the log last seen
 	Doubts   int           `json:"doubts,omitempty"` // quotes in a row that named another health report than the newest
 	Answer   *answer       `json:"answer,omitempty"` // behind the last verdict
+	Policy   string        `json:"policy,omitempty"` // by which that one was judged
 }
 
 // Channel is what brought the evidence. The keys that evidence claims must belong
@@ -153,6 +156,7 @@ func (v *Verifier) appraise(ctx context.Context, device string, channel Channel,
 			return wire.Verdict{}, fmt.Errorf("store event log: %w", err)
 		}
 	}
+	m.Policy = expect.Policy.ID()
 	return v.conclude(ctx, d, channel, m, ev, result, now)
 }
 
@@ -219,7 +223,7 @@ func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Chan
 	}
 	return wire.Verdict{
 		Version: 1, Device: d.ID, Nonce: ev.Nonce, Issued: now.UTC(), Grade: string(r.Grade()), Gate: gate,
-		Explanation: r.Explanation(), Renew: mustRenew(channel.Identity, gate),
+		Explanation: r.Explanation(), Renew: mustRenew(channel.Identity, gate), Result: v.tell(d, m.Policy, ev.Nonce, r, now),
 	}, nil
 }
 
