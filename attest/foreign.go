@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Foreign is evidence that another tool gathered: a quote over a nonce and nothing
@@ -45,7 +46,7 @@ func VerifyForeign(f Foreign, nonce []byte, e Expect) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	e = Expect{Policy: e.Policy, Firmware: e.Firmware, Now: e.Now}
+	e = Expect{Policy: e.Policy, Firmware: slices.Concat(e.Firmware, e.Policy.firmwareOf(e.Model)), Now: e.Now}
 	var known *knownLog
 	if len(f.EventLog) > 0 {
 		known = readLog(sha256.Sum256(f.EventLog), f.EventLog)

@@ -45,6 +45,7 @@ func Verify(ev Evidence, e Expect) (*Result, error) {
 		return nil, err
 	}
 	q.clock.Key = sha256.Sum256(e.AK)
+	e.Firmware = slices.Concat(e.Firmware, e.Policy.firmwareOf(e.Model))
 	return conclude(&appraisal{expect: &e, pcrs: ev.PCRs, clock: q.clock, claims: claims}, log, list), nil
 }
 
