@@ -341,7 +341,7 @@ func (a *Agent) Status() local.Status {
 		}
 	}
 	if v := a.verdict.Load(); v != nil {
-		s.Verdict = &local.Verdict{Grade: v.Grade, Gate: v.Gate, Issued: v.Issued, Explanation: v.Explanation}
+		s.Verdict = &local.Verdict{Grade: v.Grade, Gate: v.Gate, Issued: v.Issued, Explanation: v.Explanation, Result: v.Result}
 	}
 	return s
 }

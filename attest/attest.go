@@ -74,6 +74,7 @@ const (
 type Expect struct {
 	Fleet    string
 	Device   string
+	Model    string   // hardware model, for the policy's firmware sets
 	Nonce    []byte   // as issued, unexpired, and not used before
 	AK       []byte   // TPMT_PUBLIC registered for Device
 	Keys     []string // SPKI hashes (hex) of Device's registered operational keys; Claims.Keys must be among them and contain ChannelKey

@@ -210,3 +210,20 @@ func TestFirmwareVersionIsReadInEveryForm(t *testing.T) {
 		}
 	}
 }
+
+// A key in another form than a certificate does not hide in a signature list.
+func TestSignaturesOfOtherKindsAreCounted(t *testing.T) {
+	rsa := guidOf("3c5766e8-269c-4e34-aa14-ed776e85b3b6") // EFI_CERT_RSA2048_GUID
+	list := append(bytes.Clone(rsa), make([]byte, 12)...)
+	binary.LittleEndian.PutUint32(list[16:], 28+16+256)
+	binary.LittleEndian.PutUint32(list[24:], 16+256)
+	list = append(list, make([]byte, 16+256)...)
+	f := factsOf(t, measured(7, evVariableDriver, variable(guidOf(imageSecurity), "db", list)), separatorOf(7))
+	if len(f.Keys) != 1 || f.Keys[0].Others != 1 || f.Keys[0].Doubt != "" {
+		t.Fatalf("keys %+v", f.Keys)
+	}
+	reference := KeyReference{Variable: "db", Certificates: []Digest{{1}}}
+	if text := reference.refuses(&f.Keys[0]); !strings.Contains(text, "neither certificates nor hashes") {
+		t.Errorf("a policy of certificates takes it: %q", text)
+	}
+}

@@ -12,6 +12,7 @@ import (
 type rule struct {
 	name   string
 	effect Severity // unless the policy says otherwise
+	holds  string   // what it demands
 	// check returns whether it holds, and a sentence. Where it does not, the
 	// sentence names PCR and event.
 	check func(a *appraisal) (ok bool, text string)

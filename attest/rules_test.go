@@ -310,6 +310,13 @@ func TestCountersThatGoBackDistrust(t *testing.T) {
 		l.clock = clock
 		l.want(l.evidence(), Untrusted, text)
 	}
+	// A copy of the chip's state may be reset until its count is high enough: its clock
+	// is too low then.
+	last.Clock.Milliseconds = 1 << 30
+	l.clock = Clock{Milliseconds: 1<<30 - clockLoss, ResetCount: 9}
+	l.want(l.evidence(), Trusted, "")
+	l.clock.Milliseconds--
+	l.want(l.evidence(), Untrusted, "a power cut costs at most 4194304: the chip's state is an older copy")
 	// Obfuscated counters wrap at 2^32.
 	l.expect.Last.Clock = Clock{Key: hashOf(l.expect.AK), ResetCount: 1<<32 - 1, RestartCount: 5}
 	l.clock = Clock{ResetCount: 0, RestartCount: 1}
@@ -317,6 +324,21 @@ func TestCountersThatGoBackDistrust(t *testing.T) {
 	// Another key's counters say nothing.
 	l.expect.Last = &Memory{Clock: Clock{Key: Digest{1}, ResetCount: 9999}}
 	l.want(l.evidence(), Trusted, "")
+}
+
+func TestFirmwareOfTheChipIsTrackedOverTime(t *testing.T) {
+	l := newLab(t)
+	l.clock.FirmwareVersion = 1 << 63 // obfuscated: only differences count
+	l.expect.Last = l.want(l.evidence(), Trusted, "").Remember(nil)
+	l.clock.FirmwareVersion++
+	l.want(l.evidence(), Untrusted, "the chip's firmware changed without a reset")
+	l.clock.ResetCount++
+	r := l.want(l.evidence(), Trusted, "")
+	if !strings.Contains(strings.Join(r.Explanation(), "\n"), "the chip's firmware is newer than then") {
+		t.Errorf("it is not told: %q", r.Explanation())
+	}
+	l.clock.FirmwareVersion -= 2
+	l.want(l.evidence(), Untrusted, "the chip's firmware is older than at the last quote")
 }
 
 func TestWhatChangedSinceTheLastTrustedBootIsTold(t *testing.T) {

@@ -19,6 +19,7 @@ type Variable struct {
 	Certificates []Digest `json:"certificates,omitempty"` // SHA-256 of each X.509 certificate in it
 	Subjects     []string `json:"subjects,omitempty"`     // common name in each of these
 	Hashes       int      `json:"hashes,omitempty"`       // of a signature list: image hashes in it, count
+	Others       int      `json:"others,omitempty"`       // of a signature list: signatures of other kinds, count
 	Doubt        string   `json:"doubt,omitempty"`        // what of this no digest covers, or why it can't be read
 }
 
@@ -128,10 +129,13 @@ func (v *Variable) readSignatures(contents []byte) {
 			v.addCertificate(signature)
 		case certSHA256:
 			v.Hashes++
+		default:
+			v.Others++
 		}
 	})
 	if err != nil {
-		v.Certificates, v.Subjects, v.Hashes, v.Doubt = nil, nil, 0, clean("its signature list is malformed "+err.Error())
+		v.Certificates, v.Subjects, v.Hashes, v.Others = nil, nil, 0, 0
+		v.Doubt = clean("its signature list is malformed " + err.Error())
 	}
 }
 

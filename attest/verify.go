@@ -45,16 +45,21 @@ func Verify(ev Evidence, e Expect) (*Result, error) {
 		return nil, err
 	}
 	q.clock.Key = sha256.Sum256(e.AK)
-	a := &appraisal{expect: &e, pcrs: ev.PCRs, clock: q.clock, claims: claims}
+	e.Firmware = slices.Concat(e.Firmware, e.Policy.firmwareOf(e.Model))
+	return conclude(&appraisal{expect: &e, pcrs: ev.PCRs, clock: q.clock, claims: claims}, log, list), nil
+}
+
+// conclude replays the logs against what was quoted and judges by all rules.
+func conclude(a *appraisal, log *knownLog, list *imaPart) *Result {
 	a.replayEventLog(log)
 	a.replayIMA(list)
 	a.matchReferences()
 	grade, rules := a.judge()
 	amendments := a.amend(rules)
 	return &Result{
-		grade: grade, rules: rules, facts: a.facts, clock: q.clock, claims: claims,
+		grade: grade, rules: rules, facts: a.facts, clock: a.clock, claims: a.claims,
 		amendments: amendments, lines: a.explain(grade, rules, amendments), ima: a.imaState,
-	}, nil
+	}
 }
 
 // checkExpect refuses to judge by half: what is missing would be a check left out.

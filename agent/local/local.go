@@ -66,6 +66,7 @@ type Verdict struct {
 	Gate        wire.Gate `json:"gate"`
 	Issued      time.Time `json:"issued"`
 	Explanation []string  `json:"explanation"`
+	Result      string    `json:"result,omitempty"` // the same for others: a signed attestation result, valid for minutes
 }
 
 // Source is what the server asks.
