@@ -66,6 +66,7 @@ type Agent struct {
 	verdict    atomic.Pointer[wire.Verdict]
 	unanswered atomic.Int32           // questions for a verdict since the last one came
 	unable     atomic.Int32           // challenges in a row for which no evidence could be made
+	foreign    atomic.Pointer[error]  // why the TPM in this machine is not the one that the keys are of
 	answered   atomic.Pointer[[]byte] // nonce of the challenge that was answered last
 	mayQuote   chan struct{}          // one token; it comes back quotePace after it was taken
 	verdicts   chan wire.Verdict      // wakes a waiting Attest; never blocks
@@ -189,7 +190,10 @@ func readTrust[T any](files *fsx.FS, dir, name string, parse func([]byte) (*T, e
 }
 
 func (a *Agent) openTPM(ctx context.Context) (err error) {
-	if a.tpm, err = tpm.Open(ctx, a.settings.TPM); err != nil {
+	if !tpm.Shared(a.settings.TPM) {
+		a.log.Warn("the raw TPM device shuts every other program out; use the resource manager /dev/tpmrm0", "tpm", a.settings.TPM)
+	}
+	if a.tpm, err = tpm.Open(ctx, a.settings.TPM, tpm.WithAuth(a.settings.TPMAuth)); err != nil {
 		return fmt.Errorf("%w\nhint: `tpm` in agent.toml names it; is the TPM enabled in the firmware, and this user in the group tss?", err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/tpm"
 )
 
 const (
@@ -34,7 +35,9 @@ func (a *Agent) noteEvidence(err error) {
 		return
 	}
 	a.log.Error("answer challenge", "error", err)
-	a.unable.Add(1)
+	if a.unable.Add(1) > 1 && errors.Is(err, tpm.ErrReplaced) {
+		a.foreign.Store(&err)
+	}
 	select {
 	case a.askSoon <- struct{}{}:
 	default:
@@ -133,6 +136,11 @@ func (a *Agent) attestRegularly(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-a.askSoon:
+			// A start makes new keys; this one would ask in vain for ever.
+			if err := a.foreign.Load(); err != nil {
+				a.event("tpm.replaced", "the TPM was cleared or exchanged; the agent starts again with new keys")
+				return *err
+			}
 			timer.Reset(min(interval, retryEvidence<<min(a.unable.Load(), 16)))
 			continue
 		case <-timer.C:
