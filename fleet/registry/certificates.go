@@ -18,7 +18,7 @@ func scanCertificate(r row) (c Certificate, err error) {
 
 // AddCertificate writes c into the journal; only then may it be handed out.
 // With a ticket, that is consumed in the same transaction, as of c.IssuedAt:
-// ErrNotFound if it can't be. ErrState if the device is Pending or Revoked; which
+// ErrNotFound if it can't be. ErrState if the device is Pending or out; which
 // profile it may have is the gate's decision. A certificate of the fleet's own
 // has Device "".
 func (s *Store) AddCertificate(ctx context.Context, c Certificate, ticket string) error {
@@ -83,8 +83,7 @@ func (s *Store) Certificates(ctx context.Context, device string) ([]Certificate,
 func (s *Store) RevokeCertificates(ctx context.Context, device, except, reason string, now time.Time) ([]string, error) {
 	var serials []string
 	err := s.write(ctx, func(tx *sql.Tx) (err error) {
-		serials, err = list(ctx, tx, scanString, `UPDATE certificates SET revoked_at = $1, reason = $2
-			WHERE device = $3 AND serial <> $4 AND revoked_at = 0 AND not_after > $1 RETURNING serial`, ms(now), clean(reason, maxText), device, except)
+		serials, err = revokeCertificates(ctx, tx, device, except, reason, now)
 		return err
 	})
 	if err != nil {
@@ -92,6 +91,11 @@ func (s *Store) RevokeCertificates(ctx context.Context, device, except, reason s
 	}
 	s.changed(device)
 	return serials, nil
+}
+
+func revokeCertificates(ctx context.Context, tx *sql.Tx, device, except, reason string, now time.Time) ([]string, error) {
+	return list(ctx, tx, scanString, `UPDATE certificates SET revoked_at = $1, reason = $2
+		WHERE device = $3 AND serial <> $4 AND revoked_at = 0 AND not_after > $1 RETURNING serial`, ms(now), clean(reason, maxText), device, except)
 }
 
 // IsRevoked says whether the certificate was revoked. An unknown serial is

@@ -62,17 +62,19 @@ func (s *Store) Firmware(ctx context.Context, model string) ([]json.RawMessage, 
 
 // AddFirmware approves a set for a model. The same bytes again change nothing.
 func (s *Store) AddFirmware(ctx context.Context, model, name string, set json.RawMessage, by string, now time.Time) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		n, err := exec(ctx, tx, `INSERT INTO firmware (model, hash, name, body, added_by, at) VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (model, hash) DO NOTHING`, model, hashHex(set), clean(name, maxClaim), []byte(set), clean(by, maxClaim), ms(now))
-		if err != nil || n == 0 {
-			return err
-		}
-		return addAudit(ctx, tx, AuditEntry{At: now, By: by, Action: "firmware.approve", Text: "model " + model + ": " + name})
-	})
+	err := s.write(ctx, func(tx *sql.Tx) error { return addFirmware(ctx, tx, FirmwareRecord{model, name, set}, by, now) })
 	if err != nil {
 		return fmt.Errorf("add firmware of model %s: %w", model, err)
 	}
 	s.changed("")
 	return nil
+}
+
+func addFirmware(ctx context.Context, tx *sql.Tx, f FirmwareRecord, by string, now time.Time) error {
+	n, err := exec(ctx, tx, `INSERT INTO firmware (model, hash, name, body, added_by, at) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (model, hash) DO NOTHING`, f.Model, hashHex(f.Set), clean(f.Name, maxClaim), []byte(f.Set), clean(by, maxClaim), ms(now))
+	if err != nil || n == 0 {
+		return err
+	}
+	return addAudit(ctx, tx, AuditEntry{At: now, By: by, Action: "firmware.approve", Text: "model " + f.Model + ": " + f.Name})
 }
