@@ -183,11 +183,7 @@ func (s *Server) openMakers() (err error) {
 	return nil
 }
 
-// vouched asks again for a device whose maker was not known when it enrolled.
-func (s *Server) vouched(d registry.Device) bool {
-	return d.EKVerified || s.makers != nil && len(d.EKCertificate) > 0 &&
-		verifier.VerifyEK(d.EKCertificate, nil, s.makers, d.EKPublic, time.Now()) == nil
-}
+func (s *Server) vouched(d registry.Device) bool { return verifier.Vouched(d, s.makers, time.Now()) }
 
 func (s *Server) openDeviceAPI() (err error) {
 	c := s.settings.Certificates

@@ -242,6 +242,7 @@ type box struct {
 	id     string
 	log    string
 	serial string
+	token  string // sent with an enrolment
 }
 
 func measured() attest.Boot {
@@ -330,7 +331,7 @@ func (b *box) ask(key *tpm.Key) wire.EnrollRequest {
 	csr := b.csr(key, b.id)
 	return wire.EnrollRequest{
 		Version: 1, EKCertificate: b.ek.Certificate, EKChain: b.ek.Chain, EKPublic: b.ek.Public, AKPublic: b.ak.TPMPublic(),
-		CSR: csr, Key: b.prove(b.ak, key, csr), Model: "lab-box", Software: "1.0",
+		CSR: csr, Key: b.prove(b.ak, key, csr), Model: "lab-box", Software: "1.0", Token: b.token,
 	}
 }
 

@@ -266,7 +266,7 @@ const MaxUpdates = 64
 // device counts as running what its last verdict proved, and once in all the
 // others together: for the update to the release of which it spoke last.
 type ReleaseCount struct {
-	Running                                          int // revoked devices are left out
+	Running                                          int // devices that are out are left out
 	UnderWay, Installed, Failed, Refused, RolledBack int
 }
 
