@@ -18,6 +18,10 @@ type Settings struct {
 	Policy  string `toml:"policy"`   // attestation policy (docs/policy.md); by default policy.json in State
 	EKRoots string `toml:"ek_roots"` // folder of PEM files with the certificates of TPM makers
 
+	// CAPassphrase is a file with the passphrase of the CA's keys. Empty: the systemd
+	// credential ca-passphrase; without that the keys are in the clear.
+	CAPassphrase string `toml:"ca_passphrase"`
+
 	Listen       Listen       `toml:"listen"`
 	Public       Public       `toml:"public"`
 	Certificates Certificates `toml:"certificates"`

@@ -29,7 +29,7 @@ const (
 	Service    Profile = "service"
 )
 
-// backdate is how far NotBefore lies before now: clocks of gateways are behind.
+// backdate is how far what is signed begins before now: clocks of peers are behind.
 const backdate = 5 * time.Minute
 
 // issuerOf names the intermediate that issues a profile, and says whether that
@@ -57,7 +57,7 @@ func (c *CA) Issue(p Profile, identity string, pub crypto.PublicKey, now time.Ti
 	if err != nil {
 		return nil, nil, fmt.Errorf("issue certificate: %w", err)
 	}
-	by := c.issuers[name]
+	by := c.current(name)
 	template, err := c.leaf(identity, pub, now, life)
 	if err != nil {
 		return nil, nil, fmt.Errorf("issue certificate for %s: %w", identity, err)

@@ -42,11 +42,12 @@ const fleetID = "lab"
 // world is the API behind a real TLS server, with a clock of its own.
 type world struct {
 	*testing.T
-	dir   string
-	ca    *ca.CA
-	store *registry.Store
-	url   string
-	ahead atomic.Int64 // how far the fleet's clock is ahead, ns
+	dir    string
+	ca     *ca.CA
+	store  *registry.Store
+	config device.Config
+	url    string
+	ahead  atomic.Int64 // how far the fleet's clock is ahead, ns
 
 	mu      sync.Mutex
 	dropped []string
@@ -86,8 +87,24 @@ func newWorld(t *testing.T, change func(*device.Config)) *world {
 	}
 	handler, err := device.New(c)
 	w.must(err)
+	w.config = c
 	w.serve(handler)
 	return w
+}
+
+// rollOver makes new intermediates, as `ca rollover` does, and starts a server that
+// knows them beside the one that does not.
+func (w *world) rollOver(drop bool) {
+	w.Helper()
+	vault := ca.Vault{Dir: filepath.Join(w.dir, "ca")}
+	_, err := vault.Rollover(filepath.Join(w.dir, "ca", "root.key"), drop, time.Now())
+	w.must(err)
+	w.ca, err = vault.Open()
+	w.must(err)
+	w.config.CA = w.ca
+	handler, err := device.New(w.config)
+	w.must(err)
+	w.serve(handler)
 }
 
 func (w *world) policy() func() *attest.Policy {
@@ -104,8 +121,8 @@ func (w *world) serve(handler http.Handler) {
 	w.must(err)
 	own := &tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw, chain[0].Raw}}
 	clients := x509.NewCertPool()
-	for _, p := range []ca.Profile{ca.Full, ca.Quarantine} {
-		clients.AddCert(w.ca.Chain(p)[0])
+	for _, issuer := range w.ca.Issuers(ca.Full, ca.Quarantine) {
+		clients.AddCert(issuer)
 	}
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	w.must(err)
