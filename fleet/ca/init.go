@@ -79,7 +79,7 @@ func (v *Vault) makeIssuer(file string, template *x509.Certificate, parent *issu
 	if err != nil {
 		return issuer{}, fmt.Errorf("make key of %s: %w", file, err)
 	}
-	if template.SerialNumber, err = newSerial(); err != nil {
+	if template.SerialNumber, err = newSerial(template.NotBefore); err != nil {
 		return issuer{}, err
 	}
 	if template.SubjectKeyId, err = keyID(&key.PublicKey); err != nil {

@@ -66,3 +66,18 @@ func MigrateTo(ctx context.Context, path string, version int) error {
 	}
 	return err
 }
+
+// Room leaves the database so many pages to grow by, as a full disk does; -1 takes
+// the bound away.
+func (s *Store) Room(ctx context.Context, pages int) error {
+	most := 1 << 30
+	if pages >= 0 {
+		var now int
+		if err := s.writer.QueryRowContext(ctx, `PRAGMA page_count`).Scan(&now); err != nil {
+			return err
+		}
+		most = now + pages
+	}
+	_, err := s.writer.ExecContext(ctx, fmt.Sprintf(`PRAGMA max_page_count = %d`, most))
+	return err
+}

@@ -29,6 +29,7 @@ func Run(t *testing.T, open func(t *testing.T) *registry.Store) {
 		{"a nonce is single-use, bound and expiring", nonceOnce},
 		{"a failed issuance burns no ticket", issuanceAtomic},
 		{"state decides who gets certificates", issuanceByState},
+		{"certificates that share a commit fail each for itself", issuanceShared},
 		{"revocation reaches every other certificate", revocation},
 		{"100 concurrent uses of a token admit one device", tokenOnce},
 		{"an entry of the allow-list admits once", allowedOnce},
