@@ -19,6 +19,7 @@ import (
 	"github.com/gatewarden/gatewarden/agent/health"
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/helper/client"
+	"github.com/gatewarden/gatewarden/internal/bound"
 	"github.com/gatewarden/gatewarden/internal/conf"
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -128,7 +129,7 @@ func (a *Agent) reportUpdate(u wire.Update) error {
 		return err
 	}
 	if u.Outcome != "" {
-		a.event("update."+u.Outcome, strings.TrimSpace(fmt.Sprintf("release %s over %s: %s %s %s", u.Release, u.From, u.Outcome, u.Rule, u.Text)))
+		a.event(bound.Outcome(u))
 	}
 	return nil
 }

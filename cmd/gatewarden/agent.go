@@ -1,9 +1,12 @@
 package main
 
 import (
+	"os"
+
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/agent"
+	"github.com/gatewarden/gatewarden/tpm"
 )
 
 func agentVerb(o *options) *cobra.Command {
@@ -16,6 +19,9 @@ func agentVerb(o *options) *cobra.Command {
 			agent.BeFrugal()
 			s, err := o.settings()
 			if err != nil {
+				return err
+			}
+			if s.TPMAuth, err = tpm.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY")); err != nil {
 				return err
 			}
 			log := o.logger(verbose)

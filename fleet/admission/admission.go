@@ -126,9 +126,10 @@ func shown(ctx context.Context, store *registry.Store, d registry.Device) (*regi
 		return nil, fmt.Errorf("decode facts of %s: %w", d.ID, err)
 	}
 	name := d.Model + " " + verdict.At.UTC().Format("2006-01-02") + " as shown by " + d.ID
-	set, err := json.Marshal(facts.FirmwareSet(name))
+	set := facts.FirmwareSet(name)
+	body, err := json.Marshal(set)
 	if err != nil {
 		return nil, fmt.Errorf("encode firmware set: %w", err)
 	}
-	return &registry.FirmwareRecord{Model: d.Model, Name: name, Set: set}, nil
+	return &registry.FirmwareRecord{Model: d.Model, Name: name, Hash: set.Hash(), Set: body}, nil
 }

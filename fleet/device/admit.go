@@ -9,7 +9,6 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/admission"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
-	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
 // token judges the token that came with an enrolment; "" if there is none, or
@@ -37,12 +36,10 @@ func refuseToken(err error) error {
 }
 
 // decide admits a pending device that has proven its EK and AK, where a token or
-// the allow-list does; admission.ErrUndecided where neither does.
+// the allow-list does; admission.ErrUndecided where neither does, ErrNotAttested.
 func (a *api) decide(ctx context.Context, c *caller) error {
 	err := admission.Automatic(ctx, a.Registry, c.device, c.ticket.Token, verifier.Vouched(c.device, a.EKRoots, a.Now()), a.Now())
 	switch {
-	case errors.Is(err, admission.ErrNotAttested):
-		return refuse(http.StatusForbidden, wire.RuleStaleVerdict, "the device has not attested yet", "attest, then repeat the request")
 	case errors.Is(err, registry.ErrState): // an operator was quicker
 	case err != nil:
 		return refuseToken(err)

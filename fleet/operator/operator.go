@@ -61,6 +61,8 @@ func New(c Config) (http.Handler, error) {
 	mux.HandleFunc("GET /v1/allowed", a.handle(a.allowed))
 	mux.HandleFunc("POST /v1/allowed", a.handle(a.allow))
 	mux.HandleFunc("POST /v1/allowed/remove", a.handle(a.disallow))
+	mux.HandleFunc("GET /v1/firmware", a.handle(a.firmware))
+	mux.HandleFunc("POST /v1/firmware/approve", a.handle(a.approveFirmware))
 	return mux, nil
 }
 

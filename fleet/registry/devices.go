@@ -115,6 +115,9 @@ func setState(ctx context.Context, tx *sql.Tx, id, state, by, reason string, at 
 	if err != nil {
 		return err
 	}
+	if err := leaveService(ctx, tx, id, state); err != nil {
+		return err
+	}
 	return addAudit(ctx, tx, AuditEntry{At: at, By: by, Action: "state." + state, Device: id, Text: reason})
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 func TestDatabasesOfEarlierReleasesAreKept(t *testing.T) {
-	for version := 1; version <= 2; version++ {
+	for version := 1; version <= 4; version++ {
 		t.Run(fmt.Sprint("schema ", version), func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "fleet.db")
 			if err := registry.MigrateTo(t.Context(), path, version); err != nil {

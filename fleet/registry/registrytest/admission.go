@@ -115,7 +115,7 @@ func admissionAtomic(t *testing.T, s *registry.Store) {
 	must(t, s.AddToken(ctx, tokenOf("t")))
 	a := registry.Admission{
 		Device: active(t, s, 1), By: "alice", At: start(), Token: "t",
-		Firmware: &registry.FirmwareRecord{Model: "box", Name: "n", Set: json.RawMessage(`{}`)},
+		Firmware: &registry.FirmwareRecord{Model: "box", Name: "n", Hash: "h", Set: json.RawMessage(`{}`)},
 	}
 	if err := s.Admit(ctx, a); !errors.Is(err, registry.ErrState) {
 		t.Errorf("an active device: %v", err)
