@@ -110,7 +110,7 @@ func (b *box) goodFiles() {
 		"/sys/class/rtc/rtc0/name":                              "rtc_cmos\n",
 		"/sys/class/tpm/tpm0/tpm_version_major":                 "2\n",
 		"/sys/class/tpmrm/tpmrm0/dev":                           "253:65536\n",
-		"/sys/fs/bpf/x":                                         "",
+		"/proc/sys/kernel/unprivileged_bpf_disabled":                                         "",
 		"/proc/cmdline":                                         "root=PARTLABEL=slot-a ro roothash=" + strings.Repeat("a", 64) + "\n",
 		"/proc/sys/kernel/osrelease":                            "6.1.0-18-amd64\n",
 		"/proc/self/status":                                     "Name:\tx\nSeccomp:\t0\nSeccomp_filters:\t0\n",
