@@ -61,6 +61,7 @@ func TestLifeOfInstalledPackages(t *testing.T) {
 			doctor(m, "0", "enrol=yes", "report=yes", "tpm=ok", "ek=ok", "accounts=ok", "helper=ok", "config=ok", "agent=ok", "disk=ok")
 		}},
 		{"only the agent may speak to the helper", helperIsClosed},
+		{"units get the secrets that were sealed for them", unitsGetSecrets(power)},
 		{"upgrade restarts and keeps everything", func(m *machine) { replaced(m, "1.1.0", agent2, server2) }},
 		{"downgrade restarts and keeps everything", func(m *machine) { replaced(m, "1.0.0", agent1, server1) }},
 		{"reinstall restarts and keeps everything", func(m *machine) { replaced(m, "1.0.0", agent1, server1) }},
@@ -196,7 +197,7 @@ func helperIsClosed(m *machine) {
 		m.t.Error("another user reaches the helper's socket")
 	}
 	for path, want := range map[string]string{
-		"/run/gatewarden": "750 gatewarden gatewarden", "/run/gatewarden/helper.sock": "600 gatewarden gatewarden",
+		"/run/gatewarden": "750 gatewarden gatewarden", "/run/gatewarden/helper.sock": "600 gatewarden gatewarden", "/run/gatewarden/credentials.sock": "600 root root",
 		"/var/lib/gatewarden": "700 gatewarden gatewarden", "/var/lib/gatewarden-helper": "700 root root", "/etc/gatewarden/trust": "755 root root",
 		"/var/lib/gatewarden-fleet": "700 gatewarden-fleet gatewarden-fleet",
 	} {

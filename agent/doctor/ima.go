@@ -49,7 +49,7 @@ Use the kernel's own templates (ima-ng, ima-sig, ima-ngv2), and little-endian li
 				n.unseen("compare the IMA list with the TPM", errNoChip)
 				return
 			}
-			facts, err := attest.ReplayIMA(list, chip.PCRs[10], nil)
+			facts, err := attest.ReplayIMA(list, chip.PCRs[10])
 			switch {
 			case err != nil && !errors.Is(err, attest.ErrIMAAhead):
 				n.is("damaged", "%v", err)

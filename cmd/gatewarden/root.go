@@ -57,8 +57,8 @@ attest, doctor, health and update use more, see their help.`,
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the agent's configuration `FILE`")
 	root.PersistentFlags().StringVar(&o.socket, "socket", "", "ask the agent at this `SOCKET` instead of the configured one")
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
-	root.AddCommand(agentVerb(o), helperVerb(o), statusVerb(o), healthVerb(o), attestVerb(o), certVerb(o), configVerb(o), updateVerb(o),
-		sealVerb(o), unsealVerb(o), secretsVerb(o), tpmVerb(o), doctorVerb(o), versionVerb(o))
+	root.AddCommand(agentVerb(o), helperVerb(o), statusVerb(o), healthVerb(o), attestVerb(o), certVerb(o), enrollVerb(o), configVerb(o), updateVerb(o),
+		sealVerb(o), unsealVerb(o), secretsVerb(o), credentialsVerb(o), tpmVerb(o), doctorVerb(o), versionVerb(o))
 	return root
 }
 
