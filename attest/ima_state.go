@@ -53,6 +53,9 @@ func (s *IMAState) Held(reference *IMAReference) (size int64, digest Digest, ok 
 	return s.size, Digest(s.hash().Sum(nil)), true
 }
 
+// Pending reports whether more of the list is to come before it can be judged.
+func (s *IMAState) Pending() bool { return s != nil && s.pending }
+
 func (s *IMAState) hash() hash.Hash {
 	h := sha256.New()
 	if u, ok := h.(encoding.BinaryUnmarshaler); ok && s.size > 0 {
