@@ -19,6 +19,10 @@ type Settings struct {
 	IMA     string `toml:"ima"`      // folder with files.list and keys.pem: which files gateways may read and run; empty: IMA lists are replayed only
 	EKRoots string `toml:"ek_roots"` // folder of PEM files with the certificates of TPM makers
 
+	// CAPassphrase is a file with the passphrase of the CA's keys. Empty: the systemd
+	// credential ca-passphrase; without that the keys are in the clear.
+	CAPassphrase string `toml:"ca_passphrase"`
+
 	Listen       Listen       `toml:"listen"`
 	Public       Public       `toml:"public"`
 	Certificates Certificates `toml:"certificates"`
