@@ -104,6 +104,13 @@ func (v *Verifier) Challenge(ctx context.Context, device string) (wire.Challenge
 	return c, nil
 }
 
+// Unfinished reports whether the device was judged by a part of its IMA list, so that
+// it should be challenged again at once.
+func (v *Verifier) Unfinished(ctx context.Context, device string) (bool, error) {
+	m, err := recall(ctx, v.Registry, device)
+	return m.Attest.IMA.Pending(), err
+}
+
 // holds reports whether the event log with this digest need not be sent again.
 func (v *Verifier) holds(ctx context.Context, digest string) bool {
 	var d attest.Digest
