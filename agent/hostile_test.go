@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/gatewarden/gatewarden/agent"
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/internal/bench/rig"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -187,6 +188,31 @@ func TestHelperThatComesLateDelaysTheVerdictBySeconds(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.await(t, well(began))
+}
+
+// TestTPMWithPasswordsIsUsedLikeAnyOther: enrolled, trusted, its audit log anchored;
+// without the passwords the agent does not start and names the credential.
+func TestTPMWithPasswordsIsUsedLikeAnyOther(t *testing.T) {
+	w := newWorld(t)
+	auth := tpm.Auth{Owner: []byte("the owner's"), Endorsement: []byte("the endorsement's")}
+	for hierarchy, secret := range map[tpm2.TPMHandle][]byte{tpm2.TPMRHOwner: auth.Owner, tpm2.TPMRHEndorsement: auth.Endorsement} {
+		_, err := tpm2.HierarchyChangeAuth{
+			AuthHandle: tpm2.AuthHandle{Handle: hierarchy, Auth: tpm2.PasswordAuth(nil)},
+			NewAuth:    tpm2.TPM2BAuth{Buffer: secret},
+		}.Execute(w.power.Raw())
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := agent.New(t.Context(), w.gateway.Settings, build(), rig.Quiet())
+	if !errors.Is(err, tpm.ErrPolicy) || !strings.Contains(err.Error(), "tpm-endorsement-auth") {
+		t.Errorf("without passwords: %v", err)
+	}
+	w.gateway.Settings.TPMAuth = auth
+	r := w.enrolled(t, build())
+	if err := r.Anchor(t.Context()); err != nil {
+		t.Errorf("anchor: %v", err)
+	}
 }
 
 // TestTPMThatComesBackIsUsedAgain: the same agent, with the keys that it had.
