@@ -215,6 +215,40 @@ func TestTPMWithPasswordsIsUsedLikeAnyOther(t *testing.T) {
 	}
 }
 
+// TestExchangedTPMIsAnotherDevice: said in the audit log, and let in only after
+// somebody approved it.
+func TestExchangedTPMIsAnotherDevice(t *testing.T) {
+	w := newWorld(t)
+	r := w.enrolled(t, build())
+	before := r.Device()
+	r.end(t)
+	_, other := tpmtest.Start(t)
+	if _, err := rig.Measure(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	w.gateway.Settings.TPM = "unix:" + other.Socket
+	for range 2 { // it is noticed once
+		r = w.run(t, build())
+		if r.Device() == before {
+			t.Fatal("the same device id on another TPM")
+		}
+		if n := len(slices.DeleteFunc(r.Audit(100), func(name string) bool { return name != "identity.tpm-exchanged" })); n != 1 {
+			t.Errorf("said %d times", n)
+		}
+		r.await(t, func(s local.Status) error {
+			if !strings.Contains(s.Phase, "to approve "+r.Device()) {
+				return fmt.Errorf("phase %q", s.Phase)
+			}
+			return nil
+		})
+		r.end(t)
+	}
+	began := time.Now()
+	r = w.run(t, build())
+	w.approve(t, r.Device())
+	r.await(t, well(began))
+}
+
 // TestTPMThatComesBackIsUsedAgain: the same agent, with the keys that it had.
 func TestTPMThatComesBackIsUsedAgain(t *testing.T) {
 	w := newWorld(t)
