@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 	"github.com/gatewarden/gatewarden/tpm"
 	"github.com/gatewarden/gatewarden/tpm/counter"
 	"github.com/gatewarden/gatewarden/tpm/seal"
@@ -38,10 +37,10 @@ func bootOf(release string) (measured []tpmtest.Measurement) {
 }
 
 // expect computes what that boot leaves in the PCRs, as the owner's build does.
-func expect(release string, pcrs []int) map[int]tpmpolicy.Digest {
-	values := make(map[int]tpmpolicy.Digest)
+func expect(release string, pcrs []int) map[int]seal.Digest {
+	values := make(map[int]seal.Digest)
 	for _, pcr := range pcrs {
-		values[pcr] = tpmpolicy.Digest{}
+		values[pcr] = seal.Digest{}
 	}
 	for _, m := range bootOf(release) {
 		if _, sealed := values[m.PCR]; sealed {
@@ -78,7 +77,7 @@ func ExampleSeal() {
 	check(err)
 	root, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(err)
-	ref := tpmpolicy.Ref{Product: "edge", Channel: "stable", Epoch: 1, PCRs: []int{4, 11, 12, 13}}
+	ref := seal.Ref{Product: "edge", Channel: "stable", Epoch: 1, PCRs: []int{4, 11, 12, 13}}
 
 	var file []byte
 	boot("release 1", func(chip *tpm.TPM) {
@@ -95,12 +94,12 @@ func ExampleSeal() {
 	})
 
 	// At the owner's: release 2 is built, and its measurements signed.
-	approved, err := tpmpolicy.Approve(owner, ref, expect("release 2", ref.PCRs))
+	approved, err := seal.Approve(owner, ref, expect("release 2", ref.PCRs))
 	check(err)
 
 	for _, release := range []string{"release 2", "another system"} {
 		boot(release, func(chip *tpm.TPM) {
-			secret, err := seal.Unseal(ctx, chip, file, []tpmpolicy.Signed{approved})
+			secret, err := seal.Unseal(ctx, chip, file, []seal.Signed{approved})
 			var refusal *seal.Refusal
 			if errors.As(err, &refusal) {
 				fmt.Printf("%s: refused, PCRs %v differ\n", release, refusal.PCRs)
