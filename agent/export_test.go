@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -32,3 +33,16 @@ func (a *Agent) Audit(n int) []string {
 	}
 	return names
 }
+
+// LookForTrust looks for the owner's documents, beginning with mirror n.
+func (a *Agent) LookForTrust(ctx context.Context, n int) error {
+	return a.lookForTrust(beginAt(ctx, n))
+}
+
+// Trust is when the documents in force were issued.
+func (a *Agent) Trust() (fleet, operators time.Time) {
+	return a.fleet.Load().Issued, a.operators.Load().Issued
+}
+
+// Floor is the time below which none is believed.
+func (a *Agent) Floor() time.Time { return a.clock.Floor() }
