@@ -63,7 +63,7 @@ func (s *stream) Send(command []byte) ([]byte, error) {
 	}
 	response, err := s.exchange(command)
 	if err != nil {
-		s.broken = classify(ErrAbsent, "the connection to the TPM is lost; it must be opened again", err)
+		s.broken = classify(ErrAbsent, "the connection to the TPM is lost; the next call opens it again", err)
 		return nil, s.broken
 	}
 	return response, nil
