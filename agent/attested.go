@@ -64,6 +64,7 @@ func (a *Agent) answer(ctx context.Context, payload []byte) error {
 	if err != nil {
 		return err
 	}
+	a.identity.Saw(ev.Quote)
 	a.answered.Store(&challenge.Nonce)
 	return a.link.Publish(ctx, wire.KindEvidence, ev)
 }

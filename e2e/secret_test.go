@@ -44,7 +44,7 @@ func TestAServiceKeepsItsSecretsThroughAnUpdate(t *testing.T) {
 	}
 
 	wants, text := atBoot("pump.service")
-	w.offer(w.later("2.0.0", "b", func(r *image.Release) {
+	w.offer(w.later("2.0.0", func(r *image.Release) {
 		r.Files = map[string]string{file: pump("pump-key", "pump-early"), wants: text}
 	}))
 	down := time.Now()

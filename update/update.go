@@ -43,6 +43,8 @@ type Repo interface {
 	Check(ctx context.Context, path string, data []byte) error
 	// Custom is what those metadata say of a target, without the network too.
 	Custom(ctx context.Context, path string) (json.RawMessage, error)
+	// Root returns version and end of the newest root that was verified.
+	Root() (version int64, end time.Time, err error)
 	// Fetch opens a metadata file under the name that the repository gives it, for
 	// an installer that verifies by itself.
 	tuf.Fetcher
