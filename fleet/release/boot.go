@@ -65,9 +65,6 @@ func (r *Repo) predict(rel *release.Release, o BuildOptions, ukis []input) error
 	if err != nil {
 		return err
 	}
-	if o.Unsigned {
-		return nil
-	}
 	phases := o.Phases
 	if len(phases) == 0 {
 		phases = DefaultPhases()
