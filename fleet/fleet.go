@@ -112,7 +112,7 @@ func (s *Server) openVerifier() (err error) {
 		return err
 	}
 	s.verifier, err = verifier.New(verifier.Config{
-		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Results: issuer, Log: s.log.With("part", "verifier"),
+		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Results: issuer, Brake: s.settings.Gate.Brake, Log: s.log.With("part", "verifier"),
 	})
 	return err
 }
