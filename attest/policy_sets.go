@@ -92,6 +92,9 @@ func (k *KeyReference) refuses(v *Variable) string {
 	if v.Hashes > 0 {
 		return fmt.Sprintf("holds %d hashes of images, which the policy can't list", v.Hashes)
 	}
+	if v.Others > 0 {
+		return fmt.Sprintf("holds %d signatures that are neither certificates nor hashes, which the policy can't list", v.Others)
+	}
 	for _, certificate := range v.Certificates {
 		if !slices.Contains(k.Certificates, certificate) {
 			return fmt.Sprintf("holds the certificate %s; not in the policy", certificate.short())

@@ -49,7 +49,7 @@ func TestSecureBootKeysThatThePolicyDoesNotListAreNamed(t *testing.T) {
 		t.Errorf("a certificate more: %+v", r)
 	}
 	l.log = l.rewrite(func(e LogEvent) []LogEvent {
-		if v, _, err := parseVariable(&e); err == nil && e.PCR == 7 && v.Name == "KEK" {
+		if v, _, err := parseVariable(&e, e.Data); err == nil && e.PCR == 7 && v.Name == "KEK" {
 			return nil
 		}
 		return []LogEvent{e}

@@ -29,6 +29,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/release"
+	"github.com/gatewarden/gatewarden/fleet/revocation"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/fleet/web"
 	"github.com/gatewarden/gatewarden/internal/fsx"
@@ -90,7 +91,14 @@ func (s *Server) open() error {
 }
 
 func (s *Server) openState() (err error) {
-	if s.ca, err = ca.Open(filepath.Join(s.settings.State, "ca")); err != nil {
+	vault, err := s.settings.Vault()
+	if err != nil {
+		return err
+	}
+	if s.ca, err = vault.Open(); errors.Is(err, ca.ErrPassphrase) {
+		return fmt.Errorf("open CA: %w\nhint: `ca_passphrase` in fleet.toml, or the systemd credential %s, holds it", err, passphraseCredential)
+	}
+	if err != nil {
 		return fmt.Errorf("open CA: %w\nhint: gatewarden-fleet init makes a new fleet", err)
 	}
 	if s.ca.Fleet() != s.settings.Fleet {
@@ -107,11 +115,16 @@ func (s *Server) openVerifier() (err error) {
 	if s.results, err = ear.OpenKeys(&fsx.FS{}, filepath.Join(s.settings.State, resultKeys), time.Now()); err != nil {
 		return err
 	}
+	files, err := readIMA(s.settings.IMA)
+	if err != nil {
+		return err
+	}
 	issuer, err := ear.New(ear.Config{Keys: s.results, Fleet: s.settings.Fleet, Build: s.version, Now: time.Now})
 	if err != nil {
 		return err
 	}
 	s.verifier, err = verifier.New(verifier.Config{
+		IMA:      files,
 		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Results: issuer, Brake: s.settings.Gate.Brake, Log: s.log.With("part", "verifier"),
 	})
 	return err
@@ -158,8 +171,8 @@ func (s *Server) openBroker() (err error) {
 // so that each listener sees only the kinds that it is for.
 func (s *Server) issuers(profiles ...ca.Profile) *x509.CertPool {
 	pool := x509.NewCertPool()
-	for _, p := range profiles {
-		pool.AddCert(s.ca.Chain(p)[0])
+	for _, issuer := range s.ca.Issuers(profiles...) {
+		pool.AddCert(issuer)
 	}
 	return pool
 }
@@ -167,7 +180,7 @@ func (s *Server) issuers(profiles ...ca.Profile) *x509.CertPool {
 // checkBrokerPeer judges a verified certificate: the fleet's own client comes
 // from the services CA, everybody else from the journal.
 func (s *Server) checkBrokerPeer(ctx context.Context, cert *x509.Certificate) error {
-	ours := cert.CheckSignatureFrom(s.ca.Chain(ca.Service)[0]) == nil
+	ours := s.ca.Issued(ca.Service, cert)
 	if ours != (cert.Subject.CommonName == wire.FleetIdentity) {
 		return fmt.Errorf("identity %s is not for this kind of certificate", cert.Subject.CommonName)
 	}
@@ -210,11 +223,7 @@ func (s *Server) openMakers() (err error) {
 	return nil
 }
 
-// vouched asks again for a device whose maker was not known when it enrolled.
-func (s *Server) vouched(d registry.Device) bool {
-	return d.EKVerified || s.makers != nil && len(d.EKCertificate) > 0 &&
-		verifier.VerifyEK(d.EKCertificate, nil, s.makers, d.EKPublic, time.Now()) == nil
-}
+func (s *Server) vouched(d registry.Device) bool { return verifier.Vouched(d, s.makers, time.Now()) }
 
 func (s *Server) openDeviceAPI() (err error) {
 	c := s.settings.Certificates
@@ -228,6 +237,15 @@ func (s *Server) openDeviceAPI() (err error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", api)
+	lists, err := revocation.New(revocation.Config{
+		CA: s.ca, Registry: s.store, URL: s.settings.Public.API[0], Now: time.Now, Log: s.log.With("part", "revocation"),
+	})
+	if err != nil {
+		return err
+	}
+	for _, path := range []string{revocation.PathCRL, revocation.PathOCSP, revocation.PathOCSP + "/"} {
+		mux.Handle(path, lists)
+	}
 	updates := http.StripPrefix(strings.TrimSuffix(pathUpdates, "/"), release.Handler(s.settings.Updates))
 	mux.HandleFunc("GET "+pathResultKeys, s.resultKeySet)
 	mux.HandleFunc(pathUpdates, func(w http.ResponseWriter, r *http.Request) {

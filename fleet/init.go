@@ -39,12 +39,9 @@ func Init(s Settings, now time.Time) error {
 	if err := files.MkdirAll(filepath.Join(s.State, "trust"), 0o750); err != nil {
 		return fmt.Errorf("make state folder: %w%s", err, stateHint)
 	}
-	if err := ca.Init(filepath.Join(s.State, "ca"), s.Fleet, now); err != nil {
-		return fmt.Errorf("make CA: %w", err)
-	}
-	authority, err := ca.Open(filepath.Join(s.State, "ca"))
+	authority, err := initCA(s, now)
 	if err != nil {
-		return fmt.Errorf("open CA: %w", err)
+		return err
 	}
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -66,6 +63,25 @@ func Init(s Settings, now time.Time) error {
 	}
 	// Last: its presence says that the fleet is complete.
 	return files.WriteFile(filepath.Join(s.State, messageKeyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+// initCA makes the CA, or takes the one that `ca init` made.
+func initCA(s Settings, now time.Time) (*ca.CA, error) {
+	vault, err := s.Vault()
+	if err != nil {
+		return nil, err
+	}
+	if err := vault.Init(s.Fleet, now); err != nil && !errors.Is(err, ca.ErrExists) {
+		return nil, fmt.Errorf("make CA: %w", err)
+	}
+	authority, err := vault.Open()
+	if err == nil && authority.Fleet() != s.Fleet {
+		err = fmt.Errorf("it is for the fleet %q, not %q", authority.Fleet(), s.Fleet)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open CA: %w", err)
+	}
+	return authority, nil
 }
 
 func readMessageKey(state string) (ed25519.PrivateKey, error) {

@@ -5,7 +5,7 @@
 # what the virtual machines need (make e2e).
 set -eu
 
-packages="swtpm swtpm-tools tpm2-tools tpm2-openssl mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon systemd python3-jwt python3-cryptography"
+packages="swtpm swtpm-tools tpm2-tools tpm2-openssl mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ima-evm-utils ca-certificates dbus-daemon systemd python3-jwt python3-cryptography"
 
 # One command (or file) for each package.
 missing=""
@@ -24,6 +24,7 @@ need curl curl
 need certtool gnutls-bin
 need casync casync
 need git git
+need evmctl ima-evm-utils
 need dbus-daemon dbus-daemon
 need systemd-analyze systemd
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
