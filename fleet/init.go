@@ -13,11 +13,15 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/fleet/ca"
+	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/policy"
 )
 
-const messageKeyFile = "message.key" // ed25519, PKCS #8 PEM
+const (
+	messageKeyFile = "message.key" // ed25519, PKCS #8 PEM
+	resultKeys     = "results"     // folder of the keys that sign attestation results
+)
 
 const stateHint = "\nhint: `state` in fleet.toml must be a folder that this user may write"
 
@@ -49,6 +53,9 @@ func Init(s Settings, now time.Time) error {
 	}
 	if err := files.WriteJSON(filepath.Join(s.State, "trust", "fleet.json"), document, 0o644); err != nil {
 		return fmt.Errorf("write trust/fleet.json: %w", err)
+	}
+	if _, err := ear.OpenKeys(files, filepath.Join(s.State, resultKeys), now); err != nil {
+		return err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 func devicesVerb(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "devices", Short: "the gateways of the fleet", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(devicesList(o), devicesShow(o), decide(o, approval()), decide(o, revocation()), decide(o, transferral()), decide(o, decommissioning()))
+	cmd.AddCommand(devicesList(o), devicesShow(o), devicesEvidence(o), decide(o, approval()), decide(o, revocation()), decide(o, transferral()), decide(o, decommissioning()))
 	return cmd
 }
 
@@ -93,6 +93,25 @@ func devicesShow(o *options) *cobra.Command {
 			}
 			printDevice(o, d)
 			return nil
+		},
+	}
+}
+
+func devicesEvidence(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "evidence DEVICE",
+		Short: "print the evidence behind the last verdict, for policy test",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := o.client()
+			if err != nil {
+				return err
+			}
+			record, err := client.Evidence(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return o.printJSON(record)
 		},
 	}
 }

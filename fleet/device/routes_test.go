@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/fleet/ca"
+	"github.com/gatewarden/gatewarden/fleet/device"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/internal/est"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -50,6 +51,7 @@ func protectedRoutes() []call {
 	csr := []byte(base64.StdEncoding.EncodeToString([]byte("x")))
 	return []call{
 		{path: wire.PathChallenge, body: struct{}{}}, {path: wire.PathEvidence, body: struct{}{}},
+		{path: device.PathResult, method: http.MethodGet},
 		{path: wire.PathSimpleEnroll, kind: est.TypeCSR, body: csr}, {path: wire.PathSimpleReenroll, kind: est.TypeCSR, body: csr},
 	}
 }

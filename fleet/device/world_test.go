@@ -28,9 +28,11 @@ import (
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/ca"
 	"github.com/gatewarden/gatewarden/fleet/device"
+	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/est"
+	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/testdata/boot"
 	"github.com/gatewarden/gatewarden/tpm"
@@ -69,8 +71,12 @@ func newWorld(t *testing.T, change func(*device.Config)) *world {
 	if os.Getenv("GATEWARDEN_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
+	keys, err := ear.OpenKeys(&fsx.FS{}, filepath.Join(w.dir, "results"), time.Now())
+	w.must(err)
+	results, err := ear.New(ear.Config{Keys: keys, Fleet: fleetID, Build: "test", Now: w.now})
+	w.must(err)
 	v, err := verifier.New(verifier.Config{
-		Registry: w.store, Fleet: fleetID, Policy: w.policy(), Now: w.now, Fell: func(string) {}, Log: log,
+		Registry: w.store, Fleet: fleetID, Policy: w.policy(), Now: w.now, Fell: func(string) {}, Results: results, Log: log,
 	})
 	w.must(err)
 	c := device.Config{

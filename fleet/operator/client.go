@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -41,6 +42,13 @@ func (c *Client) Device(ctx context.Context, id string) (Detail, error) {
 	var d Detail
 	err := c.do(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(id), nil, &d)
 	return d, err
+}
+
+// Evidence is what the last verdict on a device rests on.
+func (c *Client) Evidence(ctx context.Context, id string) (*attest.Recorded, error) {
+	r := new(attest.Recorded)
+	err := c.do(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(id)+"/evidence", nil, r)
+	return r, err
 }
 
 // Approve lets a device in.

@@ -17,12 +17,14 @@ import (
 
 	"github.com/gatewarden/gatewarden/fleet/admission"
 	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
 // Config of the API. All fields are required.
 type Config struct {
+	Fleet    string
 	Registry *registry.Store
 	Deliver  func(ctx context.Context, device string) error // sends what waits for device
 	Drop     func(identity string)                          // ends the sessions of an identity
@@ -43,7 +45,7 @@ type Decision struct {
 
 // New returns the handler of the API.
 func New(c Config) (http.Handler, error) {
-	if c.Registry == nil || c.Deliver == nil || c.Drop == nil || c.Vouched == nil || c.Now == nil || c.Log == nil {
+	if c.Fleet == "" || c.Registry == nil || c.Deliver == nil || c.Drop == nil || c.Vouched == nil || c.Now == nil || c.Log == nil {
 		return nil, errors.New("operator API: incomplete configuration")
 	}
 	a := &api{c}
@@ -55,6 +57,7 @@ func New(c Config) (http.Handler, error) {
 	mux.HandleFunc("POST /v1/devices/{id}/decommission", a.handle(a.leave(registry.Decommissioned)))
 	mux.HandleFunc("POST /v1/devices/{id}/transfer", a.handle(a.leave(registry.Pending)))
 	mux.HandleFunc("POST /v1/devices/{id}/commands", a.handle(a.command))
+	mux.HandleFunc("GET /v1/devices/{id}/evidence", a.handle(a.evidence))
 	mux.HandleFunc("GET /v1/tokens", a.handle(a.tokens))
 	mux.HandleFunc("POST /v1/tokens", a.handle(a.makeToken))
 	mux.HandleFunc("POST /v1/tokens/{id}/revoke", a.handle(a.endToken))
@@ -149,6 +152,16 @@ func (a *api) show(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return full, nil
+}
+
+// evidence is what the last verdict on a device rests on.
+func (a *api) evidence(r *http.Request) (any, error) {
+	id := r.PathValue("id")
+	record, err := verifier.Recorded(r.Context(), a.Registry, a.Fleet, id)
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil, refuse(http.StatusNotFound, "there is no evidence of "+id, "it was never judged, or its event log is not held any more: wait for its next attestation")
+	}
+	return record, err
 }
 
 // approve lets a device in, with the firmware values that it showed.

@@ -48,7 +48,7 @@ func newOffice(t *testing.T) *office {
 	o.must(err)
 	t.Cleanup(func() { o.store.Close() })
 	handler, err := operator.New(operator.Config{
-		Registry: o.store, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Fleet: "lab", Registry: o.store, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Deliver: func(_ context.Context, device string) error {
 			o.delivered = append(o.delivered, device)
 			return errors.New("it is not connected")
