@@ -239,7 +239,7 @@ func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Chan
 		v.announce(ctx, d, r, now)
 	}
 	if gate == wire.GateQuarantine && d.State == registry.Active {
-		if err := v.Registry.SetState(ctx, d.ID, registry.Quarantined, "fleet", r.Explanation()[0], now); err != nil {
+		if err := v.Registry.SetState(ctx, d.ID, registry.Quarantined, registry.Fleet, r.Explanation()[0], now); err != nil && !errors.Is(err, registry.ErrState) { // a person took it out meanwhile
 			return wire.Verdict{}, fmt.Errorf("quarantine %s: %w", d.ID, err)
 		}
 		v.Fell(d.ID)

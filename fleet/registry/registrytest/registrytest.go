@@ -22,6 +22,7 @@ func Run(t *testing.T, open func(t *testing.T) *registry.Store) {
 		{"a device is stored as enrolled and found again", deviceRoundTrip},
 		{"a device id can't be taken by another EK", deviceBoundToEK},
 		{"a change of state is approved once and audited", stateAudited},
+		{"the server brings nobody in and nobody back", stateOfTheServer},
 		{"pages show every selected device once", pagesComplete},
 		{"claims of a device always fit", hostileClaims},
 		{"100 concurrent uses of a ticket yield one success", ticketOnce},
