@@ -71,7 +71,7 @@ func (i *Identity) endorsementKey(ctx context.Context) (*tpm.EK, error) {
 // machine's clock may be wrong.
 func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr []byte, claim string) ([]*x509.Certificate, error) {
 	attested, stale := false, false
-	for {
+	for asked := 0; ; asked++ {
 		if !attested {
 			if err := i.attest(ctx, ticket, claim); err != nil {
 				return nil, err
@@ -88,7 +88,7 @@ func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr [
 			return chain, nil
 		case errors.As(err, &wait):
 			i.setPhase("waiting for an operator to approve " + i.Device())
-			if err := i.awaitApproval(ctx, wait.after); err != nil {
+			if err := i.awaitApproval(ctx, max(wait.after, patience(asked))); err != nil {
 				return nil, err
 			}
 			stale = false
