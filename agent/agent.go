@@ -63,10 +63,13 @@ type Agent struct {
 
 	fresh      atomic.Pointer[[]byte] // the challenge of this boot, nil until it is settled
 	running    atomic.Pointer[string] // slot, as the helper says
+	reported   atomic.Pointer[string] // posture of the last health report, nil before the first
 	verdict    atomic.Pointer[wire.Verdict]
 	unanswered atomic.Int32           // questions for a verdict since the last one came
 	unable     atomic.Int32           // challenges in a row for which no evidence could be made
+	foreign    atomic.Pointer[error]  // why the TPM in this machine is not the one that the keys are of
 	answered   atomic.Pointer[[]byte] // nonce of the challenge that was answered last
+	mayQuote   chan struct{}          // one token; it comes back quotePace after it was taken
 	verdicts   chan wire.Verdict      // wakes a waiting Attest; never blocks
 	report     chan struct{}          // asks for a health report now
 	askSoon    chan struct{}          // says that the last challenge was not answered
@@ -98,8 +101,9 @@ func New(ctx context.Context, s Settings, b Build, log *slog.Logger) (*Agent, er
 	}
 	a := &Agent{
 		settings: s, version: b.Version, boot: hex.EncodeToString(boot), log: log, fs: &fsx.FS{},
-		verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), askSoon: make(chan struct{}, 1), settle: make(chan struct{}, 1), rest: make(chan struct{}, 1),
+		mayQuote: make(chan struct{}, 1), verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), askSoon: make(chan struct{}, 1), settle: make(chan struct{}, 1), rest: make(chan struct{}, 1),
 	}
+	a.mayQuote <- struct{}{}
 	if err := a.open(ctx, b); err != nil {
 		a.Close()
 		return nil, err
@@ -155,7 +159,10 @@ func (a *Agent) openState(b Build) error {
 }
 
 func (a *Agent) openTPM(ctx context.Context) (err error) {
-	if a.tpm, err = tpm.Open(ctx, a.settings.TPM); err != nil {
+	if !tpm.Shared(a.settings.TPM) {
+		a.log.Warn("the raw TPM device shuts every other program out; use the resource manager /dev/tpmrm0", "tpm", a.settings.TPM)
+	}
+	if a.tpm, err = tpm.Open(ctx, a.settings.TPM, tpm.WithAuth(a.settings.TPMAuth)); err != nil {
 		return fmt.Errorf("%w\nhint: `tpm` in agent.toml names it; is the TPM enabled in the firmware, and this user in the group tss?", err)
 	}
 	return nil

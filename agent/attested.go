@@ -11,6 +11,7 @@ import (
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/tpm"
 )
 
 const (
@@ -20,6 +21,10 @@ const (
 	// retryEvidence is the first rest after evidence that could not be made; it doubles
 	// up to the usual interval.
 	retryEvidence = time.Second
+
+	// quotePace is the least time between two answers to challenges of the broker.
+	// They are unsigned: whoever holds the broker must not keep a slow chip busy.
+	quotePace = 3 * time.Second
 )
 
 // noteEvidence has the fleet asked again soon if evidence could not be made: at a
@@ -30,7 +35,9 @@ func (a *Agent) noteEvidence(err error) {
 		return
 	}
 	a.log.Error("answer challenge", "error", err)
-	a.unable.Add(1)
+	if a.unable.Add(1) > 1 && errors.Is(err, tpm.ErrReplaced) {
+		a.foreign.Store(&err)
+	}
 	select {
 	case a.askSoon <- struct{}{}:
 	default:
@@ -41,6 +48,15 @@ func (a *Agent) answer(ctx context.Context, payload []byte) error {
 	var challenge wire.Challenge
 	if err := strictjson.Unmarshal(payload, &challenge); err != nil {
 		return fmt.Errorf("read challenge: %w", err)
+	}
+	if len(challenge.Nonce) != wire.NonceSize {
+		return fmt.Errorf("read challenge: its nonce has %d bytes, want %d", len(challenge.Nonce), wire.NonceSize)
+	}
+	select {
+	case <-a.mayQuote:
+		time.AfterFunc(quotePace, func() { a.mayQuote <- struct{}{} })
+	case <-ctx.Done():
+		return nil // the agent ends
 	}
 	ev, err := a.evidence.Collect(ctx, challenge, a.identity.Keys()...)
 	if err != nil {
@@ -121,6 +137,11 @@ func (a *Agent) attestRegularly(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-a.askSoon:
+			// A start makes new keys; this one would ask in vain for ever.
+			if err := a.foreign.Load(); err != nil {
+				a.event("tpm.replaced", "the TPM was cleared or exchanged; the agent starts again with new keys")
+				return *err
+			}
 			timer.Reset(min(interval, retryEvidence<<min(a.unable.Load(), 16)))
 			continue
 		case <-timer.C:
@@ -151,8 +172,8 @@ func (a *Agent) claims() attest.Claims {
 	c := attest.Claims{
 		Version: 1, Software: a.version, Slot: a.slot(), Audit: head,
 	}
-	if a.health != nil {
-		c.Posture = a.health.Report().Posture
+	if posture := a.reported.Load(); posture != nil {
+		c.Posture = *posture
 	}
 	return c
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/agent/health"
 	"github.com/gatewarden/gatewarden/internal/conf"
+	"github.com/gatewarden/gatewarden/tpm"
 )
 
 // Settings is agent.toml. Every key has a default that works on an installed
@@ -26,6 +27,8 @@ type Settings struct {
 	Attest   Attest   `toml:"attest"`
 	Outbox   Outbox   `toml:"outbox"`
 	Update   Update   `toml:"update"`
+
+	TPMAuth tpm.Auth `toml:"-"` // passwords of the chip's hierarchies: credentials, not settings
 }
 
 // Identity says how the device introduces itself.

@@ -10,12 +10,19 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+
 	"github.com/gatewarden/gatewarden/agent/local"
+	"github.com/gatewarden/gatewarden/internal/bench/rig"
 	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/tpm"
+	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
 
 // answers says whether the local socket gives a status.
@@ -180,6 +187,64 @@ func TestHelperThatComesLateDelaysTheVerdictBySeconds(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.await(t, well(began))
+}
+
+// TestTPMThatComesBackIsUsedAgain: the same agent, with the keys that it had.
+func TestTPMThatComesBackIsUsedAgain(t *testing.T) {
+	w := newWorld(t)
+	r := w.enrolled(t, build())
+	if err := w.power.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := r.Attest(ctx); err == nil {
+		t.Error("attested without a TPM")
+	}
+	w.power = tpmtest.PowerOn(t, w.machine)
+	if _, err := rig.Measure(t.Context(), w.power); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	r.await(t, func(s local.Status) error {
+		return errors.Join(r.Attest(t.Context()), well(began)(s))
+	})
+}
+
+// TestClearedTPMEndsTheAgentAndTheNextStartEnrolsAnew: the same device, which has to
+// be approved again.
+func TestClearedTPMEndsTheAgentAndTheNextStartEnrolsAnew(t *testing.T) {
+	w := newWorld(t)
+	r := w.enrolled(t, build())
+	conn, err := net.Dial("unix", w.power.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	lockout := tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}
+	if _, err := (tpm2.Clear{AuthHandle: lockout}).Execute(transport.FromReadWriter(conn)); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = r.Attest(t.Context()) }()
+	select {
+	case err := <-r.ended:
+		if r.stop = nil; !errors.Is(err, tpm.ErrReplaced) {
+			t.Fatalf("it ends with %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("it goes on with keys of before")
+	}
+	device := r.Device()
+	began := time.Now()
+	again := w.run(t, build())
+	if again.Device() != device {
+		t.Fatalf("%s became %s", device, again.Device())
+	}
+	if names := again.Audit(20); !slices.Contains(names, "tpm.replaced") || !slices.Contains(names, "identity.ak-lost") {
+		t.Errorf("audit log: %v", names)
+	}
+	w.approve(t, device)
+	again.await(t, well(began))
 }
 
 func TestTPMThatIsGoneLeavesAnAgentThatSaysSo(t *testing.T) {

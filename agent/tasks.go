@@ -264,9 +264,12 @@ func (a *Agent) reportHealth(ctx context.Context) error {
 		case <-ticker.C:
 		case <-a.report:
 		}
-		if err := a.outbox.Put(wire.KindHealth, a.clock.Time(), a.healthMessage()); err != nil {
+		report := a.healthMessage()
+		if err := a.outbox.Put(wire.KindHealth, a.clock.Time(), report); err != nil {
 			a.log.Error("store health report", "error", err)
+			continue
 		}
+		a.reported.Store(&report.Posture)
 	}
 }
 

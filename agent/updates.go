@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +14,7 @@ import (
 	"github.com/gatewarden/gatewarden/agent/health"
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/helper/client"
+	"github.com/gatewarden/gatewarden/internal/bound"
 	"github.com/gatewarden/gatewarden/internal/conf"
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -123,7 +123,7 @@ func (a *Agent) reportUpdate(u wire.Update) error {
 		return err
 	}
 	if u.Outcome != "" {
-		a.event("update."+u.Outcome, strings.TrimSpace(fmt.Sprintf("release %s over %s: %s %s %s", u.Release, u.From, u.Outcome, u.Rule, u.Text)))
+		a.event(bound.Outcome(u))
 	}
 	return nil
 }

@@ -21,12 +21,13 @@ const patience = 20 * time.Second
 type world struct {
 	fleet   *rig.Fleet
 	gateway *rig.Gateway
+	machine *tpmtest.Machine
 	power   *tpmtest.Power
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	_, power := tpmtest.Start(t)
+	machine, power := tpmtest.Start(t)
 	dir := shortDir(t)
 	fleet, err := rig.StartFleet(dir, nil)
 	if err != nil {
@@ -38,7 +39,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { gateway.Close() })
-	return &world{fleet: fleet, gateway: gateway, power: power}
+	return &world{fleet: fleet, gateway: gateway, machine: machine, power: power}
 }
 
 // shortDir is a folder whose path leaves room for the names of sockets.

@@ -14,6 +14,7 @@ const (
 	ruleFirmware        = "firmware"
 	ruleFirmwareState   = "firmware-state"
 	ruleSecureBoot      = "secure-boot"
+	ruleHealthReport    = "health-report"
 )
 
 // allRules is all that a boot is judged by, in the order in which failures of the
@@ -32,5 +33,6 @@ func allRules() []rule {
 		{ruleFirmware, Degrade, checkFirmware},
 		{ruleFirmwareState, Degrade, checkFirmwareState},
 		{ruleSecureBoot, Info, checkSecureBoot},
+		{ruleHealthReport, Info, checkHealthReport},
 	}
 }

@@ -81,8 +81,15 @@ type Expect struct {
 	Policy   *Policy
 	Firmware []FirmwareSet // approved for this hardware model; empty: none approved yet
 	Last     *Memory       // of the last appraisal, nil at first
+	Report   *Report       // newest health report that the verifier was sent; nil if none
 	Now      time.Time
 	Logs     *LogCache // optional: of a known log, evidence need not bring the bytes
+}
+
+// Report is a health report that came another way than the evidence.
+type Report struct {
+	Posture string // as Claims name it: computed from what the report says
+	Settled bool   // it came before the challenge was made: the quote names it or a later one
 }
 
 // Memory is what a verifier keeps of a device between appraisals. JSON-encodable.
@@ -112,6 +119,8 @@ type Result struct {
 	clock  Clock
 	claims Claims
 	lines  []string
+
+	amendments []Amendment
 }
 
 // Grade is the worst that any rule concluded.
@@ -129,8 +138,12 @@ func (r *Result) Clock() Clock { return r.clock }
 // Claims are the device's, signed by the quote.
 func (r *Result) Claims() Claims { return r.claims }
 
-// Explanation says in words what held, what failed and what changed since the
-// last trusted boot; the first line is the summary.
+// Amendments are the decisions by which failed rules would hold, where such a
+// decision is for a person to make.
+func (r *Result) Amendments() []Amendment { return r.amendments }
+
+// Explanation says in words what held, what failed, what changed since the
+// last trusted boot and what would accept it; the first line is the summary.
 func (r *Result) Explanation() []string { return r.lines }
 
 // Remember returns what to keep for the next appraisal of the same device: the

@@ -6,8 +6,8 @@ import (
 )
 
 // explain writes a verdict for operators: the summary, what failed, what changed
-// since the last trusted boot, what held.
-func (a *appraisal) explain(grade Grade, results []RuleResult) []string {
+// since the last trusted boot, what would accept it, what held.
+func (a *appraisal) explain(grade Grade, results []RuleResult, amendments []Amendment) []string {
 	lines := []string{a.summary(grade, results)}
 	for _, r := range results {
 		if !r.OK {
@@ -18,6 +18,9 @@ func (a *appraisal) explain(grade Grade, results []RuleResult) []string {
 		for _, change := range Diff(last.Trusted, &a.facts) {
 			lines = append(lines, "changed since the last trusted boot: "+change)
 		}
+	}
+	for i := range amendments {
+		lines = append(lines, "proposed: "+amendments[i].String())
 	}
 	for _, r := range results {
 		if r.OK {

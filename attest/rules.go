@@ -23,6 +23,7 @@ type appraisal struct {
 	expect   *Expect
 	pcrs     map[int]Digest // quoted
 	clock    Clock
+	claims   Claims         // quoted
 	log      *EventLog      // nil if there is none that can be read
 	logError string         // why
 	replay   map[int]Digest // of log

@@ -41,14 +41,15 @@ func Verify(ev Evidence, e Expect) (*Result, error) {
 		return nil, err
 	}
 	q.clock.Key = sha256.Sum256(e.AK)
-	a := &appraisal{expect: &e, pcrs: ev.PCRs, clock: q.clock}
+	a := &appraisal{expect: &e, pcrs: ev.PCRs, clock: q.clock, claims: claims}
 	a.replayEventLog(log)
 	a.replayIMA(ev.IMALog)
 	a.matchReferences()
 	grade, rules := a.judge()
+	amendments := a.amend(rules)
 	return &Result{
 		grade: grade, rules: rules, facts: a.facts, clock: q.clock, claims: claims,
-		lines: a.explain(grade, rules),
+		amendments: amendments, lines: a.explain(grade, rules, amendments),
 	}, nil
 }
 

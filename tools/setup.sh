@@ -5,7 +5,7 @@
 # what the virtual machines need (make e2e).
 set -eu
 
-packages="swtpm swtpm-tools tpm2-tools mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon systemd"
+packages="swtpm swtpm-tools tpm2-tools tpm2-openssl mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon systemd"
 
 # One command (or file) for each package.
 missing=""
@@ -15,6 +15,7 @@ need() {
 need swtpm swtpm
 need swtpm_setup swtpm-tools
 need tpm2_quote tpm2-tools
+ls /usr/lib/*/ossl-modules/tpm2.so >/dev/null 2>&1 || missing="$missing tpm2-openssl"
 need mosquitto mosquitto
 need ssh-keygen openssh-client
 need openssl openssl

@@ -32,7 +32,9 @@ func (t *TPM) Activate(ctx context.Context, ek *EK, ak *Key, blob, secret []byte
 }
 
 func (o *op) activate(ek *EK, ak *Key, blob, secret []byte) ([]byte, error) {
-	o.pin(ak.obj)
+	if _, err := o.useKey(ak); err != nil {
+		return nil, err
+	}
 	obj, place, err := o.ekByName(ek)
 	if err != nil {
 		return nil, err
@@ -59,11 +61,11 @@ func (o *op) activateWith(obj *object, place ekPlace, ak *Key, blob, secret []by
 	if err != nil {
 		return nil, err
 	}
-	akHandle, err := o.use(ak.obj)
+	akHandle, err := o.useKey(ak)
 	if err != nil {
 		return nil, err
 	}
-	auth, extra := ekSession(ekHandle, obj.public, place)
+	auth, extra := o.ekSession(ekHandle, obj.public, place)
 	defer o.flushSession(auth)
 	for _, session := range extra {
 		defer o.flushSession(session)
@@ -84,7 +86,7 @@ func (o *op) activateWith(obj *object, place ekPlace, ak *Key, blob, secret []by
 // policy session for low-range templates; for high-range ones the EK's empty
 // password and a session that only encrypts. A session opens when it is used, and
 // the chip flushes it with the command.
-func ekSession(ek tpm2.NamedHandle, public tpm2.TPMTPublic, place ekPlace) (auth tpm2.Session, extra []tpm2.Session) {
+func (o *op) ekSession(ek tpm2.NamedHandle, public tpm2.TPMTPublic, place ekPlace) (auth tpm2.Session, extra []tpm2.Session) {
 	options := []tpm2.AuthOption{
 		tpm2.Salted(ek.Handle, public), tpm2.AESEncryption(128, tpm2.EncryptOut),
 	}
@@ -92,8 +94,10 @@ func ekSession(ek tpm2.NamedHandle, public tpm2.TPMTPublic, place ekPlace) (auth
 		return tpm2.PasswordAuth(nil), []tpm2.Session{tpm2.HMAC(tpm2.TPMAlgSHA256, 16, options...)}
 	}
 	policy := func(chip transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
+		endorsement := o.hierarchy(tpm2.TPMRHEndorsement)
+		defer o.flushSession(endorsement.Auth)
 		_, err := tpm2.PolicySecret{
-			AuthHandle:    tpm2.AuthHandle{Handle: tpm2.TPMRHEndorsement, Auth: tpm2.PasswordAuth(nil)},
+			AuthHandle:    endorsement,
 			PolicySession: session,
 			NonceTPM:      nonce,
 		}.Execute(chip)

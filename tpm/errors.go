@@ -67,10 +67,13 @@ func outcomes() []outcome {
 			tpm2.TPMRCObjectMemory, tpm2.TPMRCSessionMemory, tpm2.TPMRCMemory,
 			tpm2.TPMRCObjectHandles, tpm2.TPMRCSessionHandles, tpm2.TPMRCContextGap,
 		}},
-		{ErrPolicy, "is a password set on the owner or endorsement hierarchy?", []tpm2.TPMRC{
+		{ErrPolicy, "is a password set on the owner or endorsement hierarchy? give it as the credential tpm-owner-auth or tpm-endorsement-auth", []tpm2.TPMRC{
 			tpm2.TPMRCPolicyFail, tpm2.TPMRCPolicy, tpm2.TPMRCPolicyCC, tpm2.TPMRCPCRChanged,
 			tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthType, tpm2.TPMRCAuthUnavailable,
 			tpm2.TPMRCExpired, tpm2.TPMRCNVAuthorization, tpm2.TPMRCNVLocked,
+		}},
+		{ErrReplaced, "the chip was cleared or reset while keys were in it; try again", []tpm2.TPMRC{
+			tpm2.TPMRCReferenceH0, tpm2.TPMRCReferenceH1, tpm2.TPMRCReferenceH2,
 		}},
 		{ErrAbsent, "the chip is in failure mode or was not started; power-cycle the machine", []tpm2.TPMRC{
 			tpm2.TPMRCFailure, tpm2.TPMRCInitialize, tpm2.TPMRCNeedsTest, tpm2.TPMRCReboot,
@@ -111,6 +114,16 @@ func explain(what string, err error) error {
 		return fmt.Errorf("%s: %w", what, silent(err))
 	}
 	return fmt.Errorf("%s: %w", what, classify(ErrDamaged, "the chip or its driver sent what is no TPM answer", err))
+}
+
+// forgotten tells whether the chip no longer knows what this connection loaded.
+func forgotten(err error) bool {
+	var rc tpm2.TPMRC
+	if !errors.As(err, &rc) {
+		return false
+	}
+	_, class := responseClass(rc)
+	return class == ErrReplaced
 }
 
 // silent is the error for a chip that did not answer in time.

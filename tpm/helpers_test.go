@@ -104,6 +104,15 @@ func persist(t *testing.T, raw transport.TPM, hierarchy tpm2.TPMHandle, template
 	return primary.Name.Buffer
 }
 
+// setAuth sets the password of a hierarchy that has none.
+func setAuth(t *testing.T, raw transport.TPM, hierarchy tpm2.TPMHandle, secret string) {
+	t.Helper()
+	must(tpm2.HierarchyChangeAuth{
+		AuthHandle: tpm2.AuthHandle{Handle: hierarchy, Auth: tpm2.PasswordAuth(nil)},
+		NewAuth:    tpm2.TPM2BAuth{Buffer: []byte(secret)},
+	}.Execute(raw))(t)
+}
+
 // evict removes a persistent object.
 func evict(t *testing.T, raw transport.TPM, auth, object, at tpm2.TPMHandle) {
 	t.Helper()

@@ -3,6 +3,8 @@ package tpm
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/go-tpm/tpm2"
@@ -13,12 +15,30 @@ type Info struct {
 	Manufacturer    string // four letters of the TCG vendor registry, "INTC"
 	Vendor          string // the maker's free text
 	FirmwareVersion uint64
-	LockoutCounter  uint32 // failed authorisations that count, now
-	MaxAuthFail     uint32 // at this many the chip locks itself
 	ResetCount      uint32 // power cycles since the chip was cleared
 	RestartCount    uint32 // resumes since the last reset
 	ClockMs         uint64 // milliseconds of powered time since the chip was cleared
-	SHA256Bank      bool   // the SHA-256 bank of PCRs is on
+
+	LockoutCounter  uint32 // failed authorisations that count, now
+	MaxAuthFail     uint32 // at this many the chip locks itself
+	LockoutInterval uint32 // seconds after which one failure is forgotten; 0: never
+	LockoutRecovery uint32 // seconds to wait after a wrong lockout password; 0: until a reboot
+	LockedOut       bool
+
+	OwnerAuth       bool // a password is set on the owner hierarchy, and so on
+	EndorsementAuth bool
+	LockoutAuth     bool
+	ClearDisabled   bool // TPM2_Clear by the lockout password is switched off
+
+	Banks      []string // hashes of the banks of PCRs that are on: "sha1", "sha256", "sha384" ...
+	SHA256Bank bool     // one of them is SHA-256
+
+	NVIndexes       uint32 // NV indexes that are defined
+	NVIndexMax      uint32 // bytes of the largest NV index that the chip allows
+	NVCountersAvail uint32 // NV counters that can still be made
+	Persistent      []uint32
+	PersistentAvail uint32 // persistent objects for which there is still room, estimated by the chip
+	ResourceManager bool   // this connection goes through one, by its path
 }
 
 // Info reads the properties of the chip, with a few commands.
@@ -46,11 +66,24 @@ func (o *op) info() (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	bank, err := o.sha256Bank()
-	if err != nil {
+	info := fromProperties(props)
+	info.ResetCount = clock.CurrentTime.ClockInfo.ResetCount
+	info.RestartCount = clock.CurrentTime.ClockInfo.RestartCount
+	info.ClockMs = clock.CurrentTime.ClockInfo.Clock
+	info.ResourceManager = !o.t.alone
+	if info.Banks, err = o.banks(); err != nil {
 		return Info{}, err
 	}
-	ci := clock.CurrentTime.ClockInfo
+	info.SHA256Bank = slices.Contains(info.Banks, "sha256")
+	persistent, err := o.handles(persistentFirst, persistentLast)
+	for _, h := range persistent {
+		info.Persistent = append(info.Persistent, uint32(h))
+	}
+	return info, err
+}
+
+func fromProperties(props map[tpm2.TPMPT]uint32) Info {
+	permanent := props[tpm2.TPMPTPermanent] // TPMA_PERMANENT (Part 2, 8.6)
 	return Info{
 		Manufacturer: letters(props[tpm2.TPMPTManufacturer]),
 		Vendor: strings.TrimSpace(letters(props[tpm2.TPMPTVendorString1]) + letters(props[tpm2.TPMPTVendorString2]) +
@@ -58,11 +91,18 @@ func (o *op) info() (Info, error) {
 		FirmwareVersion: uint64(props[tpm2.TPMPTFirmwareVersion1])<<32 | uint64(props[tpm2.TPMPTFirmwareVersion2]),
 		LockoutCounter:  props[tpm2.TPMPTLockoutCounter],
 		MaxAuthFail:     props[tpm2.TPMPTMaxAuthFail],
-		ResetCount:      ci.ResetCount,
-		RestartCount:    ci.RestartCount,
-		ClockMs:         ci.Clock,
-		SHA256Bank:      bank,
-	}, nil
+		LockoutInterval: props[tpm2.TPMPTLockoutInterval],
+		LockoutRecovery: props[tpm2.TPMPTLockoutRecovery],
+		OwnerAuth:       permanent&(1<<0) != 0,
+		EndorsementAuth: permanent&(1<<1) != 0,
+		LockoutAuth:     permanent&(1<<2) != 0,
+		ClearDisabled:   permanent&(1<<8) != 0,
+		LockedOut:       permanent&(1<<9) != 0,
+		NVIndexes:       props[tpm2.TPMPTHRNVIndex],
+		NVIndexMax:      props[tpm2.TPMPTNVIndexMax],
+		NVCountersAvail: props[tpm2.TPMPTNVCountersAvail],
+		PersistentAvail: props[tpm2.TPMPTHRPersistentAvail],
+	}
 }
 
 // properties adds one group (fixed or variable) to props.
@@ -83,23 +123,37 @@ func (o *op) properties(first tpm2.TPMPT, props map[tpm2.TPMPT]uint32) error {
 	return nil
 }
 
-func (o *op) sha256Bank() (bool, error) {
+// banks lists the hashes of the banks that have at least one PCR.
+func (o *op) banks() ([]string, error) {
 	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1}.Execute(o)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	banks, err := rsp.CapabilityData.Data.AssignedPCR()
+	assigned, err := rsp.CapabilityData.Data.AssignedPCR()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	for _, bank := range banks.PCRSelections {
-		for _, bits := range bank.PCRSelect {
-			if bank.Hash == tpm2.TPMAlgSHA256 && bits != 0 {
-				return true, nil
-			}
+	var names []string
+	for _, bank := range assigned.PCRSelections {
+		if slices.ContainsFunc(bank.PCRSelect, func(bits byte) bool { return bits != 0 }) {
+			names = append(names, bankName(bank.Hash))
 		}
 	}
-	return false, nil
+	return names, nil
+}
+
+func bankName(hash tpm2.TPMAlgID) string {
+	switch hash {
+	case tpm2.TPMAlgSHA1:
+		return "sha1"
+	case tpm2.TPMAlgSHA256:
+		return "sha256"
+	case tpm2.TPMAlgSHA384:
+		return "sha384"
+	case tpm2.TPMAlgSHA512:
+		return "sha512"
+	}
+	return fmt.Sprintf("%#x", uint16(hash))
 }
 
 // letters reads four ASCII letters out of a property; what is not printable goes.

@@ -26,7 +26,8 @@ const (
 // Key is an ECDSA P-256 key that lives in the chip. Safe for concurrent use.
 type Key struct {
 	t      *TPM
-	obj    *object
+	obj    *object // the owner goroutine's, as closed is
+	closed bool
 	role   Role
 	public *ecdsa.PublicKey
 	area   []byte // TPMT_PUBLIC
@@ -169,7 +170,7 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	defer cancel()
 	var signature []byte
 	err := k.t.do(ctx, "sign digest", func(o *op) error {
-		handle, err := o.use(k.obj)
+		handle, err := o.useKey(k)
 		if err != nil {
 			return err
 		}
@@ -208,6 +209,7 @@ func (k *Key) Close() error {
 		if !k.obj.gone {
 			o.drop(k.obj)
 		}
+		k.closed = true
 		return nil
 	})
 }

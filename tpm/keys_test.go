@@ -95,6 +95,44 @@ func TestClearedChipIsNamed(t *testing.T) {
 	}
 }
 
+// TestChipClearedInUseIsNamedAndUsableAgain: by somebody else, with keys loaded and
+// saved; every use of them says so, and new ones work on the same connection.
+func TestChipClearedInUseIsNamedAndUsableAgain(t *testing.T) {
+	for _, spare := range []int{0, 1, 3} { // which keys are in the chip, and which are saved
+		_, power := tpmtest.Start(t)
+		chip, _ := connect(t, power)
+		ek := must(chip.EK(t.Context(), "ecc-p256"))(t)
+		ak := must(chip.CreateKey(t.Context(), tpm.AK))(t)
+		key := must(chip.CreateKey(t.Context(), tpm.Operational))(t)
+		for range spare {
+			must(chip.CreateKey(t.Context(), tpm.Operational))(t)
+		}
+		must(tpm2.Clear{AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHLockout, Auth: tpm2.PasswordAuth(nil)}}.Execute(dial(t, power)))(t)
+		digest := sha256.Sum256(nil)
+		for range 2 {
+			if _, err := key.Sign(nil, digest[:], crypto.SHA256); !errors.Is(err, tpm.ErrReplaced) {
+				t.Errorf("%d spare keys: sign: %v", spare, err)
+			}
+			if _, _, err := chip.Quote(t.Context(), ak, nil, pcrs()); !errors.Is(err, tpm.ErrReplaced) {
+				t.Errorf("%d spare keys: quote: %v", spare, err)
+			}
+			if _, _, err := chip.Certify(t.Context(), ak, key, nil); !errors.Is(err, tpm.ErrReplaced) {
+				t.Errorf("%d spare keys: certify: %v", spare, err)
+			}
+			blob, secret := makeCredential(t, ek, ak.Name(), []byte("ticket"))
+			if _, err := chip.Activate(t.Context(), ek, ak, blob, secret); !errors.Is(err, tpm.ErrReplaced) {
+				t.Errorf("%d spare keys: activate: %v", spare, err)
+			}
+		}
+		if _, err := chip.LoadKey(t.Context(), ak.PEM()); !errors.Is(err, tpm.ErrReplaced) {
+			t.Errorf("load: %v", err)
+		}
+		if err := enrolAndAttest(t.Context(), t, chip); err != nil {
+			t.Errorf("%d spare keys: enrol again: %v", spare, err)
+		}
+	}
+}
+
 // TestDamagedKeyFileIsDamaged: every truncation, and a change at every place of the
 // block, is told from a foreign key.
 func TestDamagedKeyFileIsDamaged(t *testing.T) {

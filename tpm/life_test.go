@@ -153,10 +153,37 @@ func TestInfoDescribesTheChip(t *testing.T) {
 	if info.Manufacturer != "IBM" || !info.SHA256Bank || info.MaxAuthFail == 0 || info.FirmwareVersion == 0 {
 		t.Fatalf("%+v", info)
 	}
+	if len(info.Banks) == 0 || info.NVIndexMax == 0 || info.NVCountersAvail == 0 || info.PersistentAvail == 0 ||
+		info.LockoutInterval == 0 || info.LockoutRecovery == 0 || !info.ResourceManager || info.LockedOut {
+		t.Fatalf("%+v", info)
+	}
+	raw := dial(t, power)
+	persist(t, raw, tpm2.TPMRHOwner, tpm2.ECCSRKTemplate, 0x81000001)
+	for _, hierarchy := range []tpm2.TPMHandle{tpm2.TPMRHOwner, tpm2.TPMRHEndorsement, tpm2.TPMRHLockout} {
+		setAuth(t, raw, hierarchy, "secret")
+	}
+	taken := must(chip.Info(t.Context()))(t)
+	if !taken.OwnerAuth || !taken.EndorsementAuth || !taken.LockoutAuth || info.OwnerAuth || info.EndorsementAuth || info.LockoutAuth {
+		t.Fatalf("passwords: %+v, then %+v", info, taken)
+	}
+	if fmt.Sprintf("%#x", taken.Persistent) != "[0x81000001]" || len(info.Persistent) != 0 {
+		t.Fatalf("persistent: %x, then %x", info.Persistent, taken.Persistent)
+	}
 	_ = power.Off()
 	chip, _ = connect(t, tpmtest.PowerOn(t, machine))
 	if again := must(chip.Info(t.Context()))(t); again.ResetCount != info.ResetCount+1 {
 		t.Fatalf("reset count %d, then %d", info.ResetCount, again.ResetCount)
+	}
+}
+
+// TestRawDeviceIsKnownByItsPath.
+func TestRawDeviceIsKnownByItsPath(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/dev/tpmrm0": true, "/dev/tpmrm10": true, "unix:/run/tpm.sock": true, "/dev/tpm0": false, "/dev/tpm12": false,
+	} {
+		if got := tpm.Shared(path); got != want {
+			t.Errorf("%s: shared is %v", path, got)
+		}
 	}
 }
 

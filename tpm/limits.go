@@ -11,6 +11,7 @@ const (
 	maxNVIndex     = 8 << 10  // an NV index that should hold a certificate
 	nvChunk        = 1024     // first try for TPM2_NV_Read; chips that want less say so
 	maxChainCerts  = 8        // certificates of an EK chain, count
+	maxAuth        = 64       // a hierarchy's password: the largest digest of a chip
 	maxQualifying  = 64       // qualifying data: the largest TPMT_HA digest
 	maxPCR         = 23       // the PC Client profile has 24 PCRs
 	maxCapHandles  = 64       // handles asked for in one TPM2_GetCapability, count

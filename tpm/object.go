@@ -2,6 +2,7 @@ package tpm
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
@@ -15,7 +16,8 @@ type object struct {
 	name   tpm2.TPM2BName
 	public tpm2.TPMTPublic
 	used   uint64
-	gone   bool // closed by its user
+	gone   bool // closed by its user, or the chip has forgotten it
+	era    int  // in which it was loaded: see forgetAll
 	fixed  bool // persistent: never flushed; but chips load a copy while it is used
 	cheap  bool // derived again rather than saved
 
@@ -24,7 +26,7 @@ type object struct {
 
 // use makes sure that obj is in the chip and stays there during this operation.
 func (o *op) use(obj *object) (tpm2.NamedHandle, error) {
-	if obj.gone {
+	if o.isGone(obj) {
 		return tpm2.NamedHandle{}, classify(ErrAbsent, "this key was closed", nil)
 	}
 	o.t.clock++
@@ -49,6 +51,9 @@ func (o *op) restore(obj *object) error {
 		rsp, err = tpm2.ContextLoad{Context: *obj.saved}.Execute(o)
 		return err
 	})
+	if errors.Is(err, tpm2.TPMRCIntegrity) || errors.Is(err, tpm2.TPMRCHandle) || errors.Is(err, tpm2.TPMRCHierarchy) {
+		return fmt.Errorf("%w: load context: %v", tpm2.TPMRCReferenceH0, err) // saved before the chip was cleared
+	}
 	if err != nil {
 		return err
 	}
@@ -57,10 +62,25 @@ func (o *op) restore(obj *object) error {
 	return nil
 }
 
+// useKey is use for a key that has a file: one that the chip has forgotten is loaded again.
+func (o *op) useKey(k *Key) (tpm2.NamedHandle, error) {
+	if o.isGone(k.obj) && !k.closed {
+		file, err := parseKeyFile(k.pem)
+		if err != nil {
+			return tpm2.NamedHandle{}, err
+		}
+		if k.obj, err = o.loadFile(file); err != nil {
+			k.obj = &object{gone: true}
+			return tpm2.NamedHandle{}, err
+		}
+	}
+	return o.use(k.obj)
+}
+
 // adopt takes over an object that a command just created in the chip.
 func (o *op) adopt(h tpm2.TPMHandle, name tpm2.TPM2BName, public tpm2.TPMTPublic) *object {
 	o.t.clock++
-	obj := &object{handle: h, name: name, public: public, used: o.t.clock}
+	obj := &object{handle: h, name: name, public: public, used: o.t.clock, era: o.t.era}
 	o.t.loaded = append(o.t.loaded, obj)
 	o.created = append(o.created, obj)
 	o.pin(obj)
@@ -143,6 +163,18 @@ func (o *op) forget(obj *object) {
 	obj.handle = 0
 	o.t.loaded = slices.DeleteFunc(o.t.loaded, func(other *object) bool { return other == obj })
 }
+
+// forgetAll begins anew with a chip that was cleared or reset meanwhile.
+func (o *op) forgetAll() {
+	for len(o.t.loaded) > 0 {
+		o.drop(o.t.loaded[0])
+	}
+	o.t.era++
+	o.t.persistent = nil
+	clear(o.t.primaries)
+}
+
+func (o *op) isGone(obj *object) bool { return obj.gone || !obj.fixed && obj.era != o.t.era }
 
 // drop flushes an object for good.
 func (o *op) drop(obj *object) {

@@ -32,6 +32,9 @@ func (o *op) run() {
 	if err == nil {
 		err = o.guarded()
 	}
+	if forgotten(err) {
+		o.forgetAll()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.given || err != nil {
@@ -54,6 +57,16 @@ func (o *op) guarded() (err error) {
 			err = classify(ErrDamaged, "the chip sent what is no TPM answer", fmt.Errorf("decode TPM response: %v", r))
 		}
 	}()
+	if o.t.broken && o.t.path != "" {
+		if err := o.reconnect(); err != nil {
+			return err
+		}
+	}
+	if o.t.alone && !o.t.swept {
+		if err := o.sweep(); err != nil {
+			return err
+		}
+	}
 	return o.fn(o)
 }
 
@@ -68,6 +81,7 @@ func (o *op) Send(command []byte) ([]byte, error) {
 		o.t.commands.Add(1)
 		response, err := o.t.chip.Send(command)
 		if err != nil {
+			o.t.broken = true
 			return nil, transportError(err)
 		}
 		if len(response) < headerSize || int(binary.BigEndian.Uint32(response[2:6])) != len(response) {

@@ -7,11 +7,9 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
-	"io"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -19,19 +17,6 @@ import (
 	"github.com/gatewarden/gatewarden/tpm"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
-
-// tpm2tool finds a program of tpm2-tools.
-func tpm2tool(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is not installed", name)
-		}
-		t.Skipf("%s is not installed: run \"make setup\"", name)
-	}
-	return path
-}
 
 func write(t *testing.T, dir, name string, data []byte) string {
 	t.Helper()
@@ -49,7 +34,6 @@ func publicPEM(t *testing.T, key any) []byte {
 
 // TestCheckquoteAcceptsOurQuoteAndNoAlteredOne.
 func TestCheckquoteAcceptsOurQuoteAndNoAlteredOne(t *testing.T) {
-	checkquote := tpm2tool(t, "tpm2_checkquote")
 	_, power := tpmtest.Start(t)
 	chip, _ := connect(t, power)
 	ak := must(chip.CreateKey(t.Context(), tpm.AK))(t)
@@ -60,7 +44,7 @@ func TestCheckquoteAcceptsOurQuoteAndNoAlteredOne(t *testing.T) {
 	}
 	check := func(quote, sig []byte, nonce string) error {
 		dir := t.TempDir()
-		return exec.Command(checkquote, "-u", write(t, dir, "ak.pem", publicPEM(t, ak.Public())),
+		return tpmtest.Tool(t, "", dir, "tpm2_checkquote", "-u", write(t, dir, "ak.pem", publicPEM(t, ak.Public())),
 			"-m", write(t, dir, "quote", quote), "-s", write(t, dir, "sig", sig), "-g", "sha256", "-q", nonce).Run()
 	}
 	good := hex.EncodeToString(nonce[:])
@@ -84,7 +68,6 @@ func TestCheckquoteAcceptsOurQuoteAndNoAlteredOne(t *testing.T) {
 
 // TestWeActivateWhatMakecredentialMade, for each kind of EK that it knows.
 func TestWeActivateWhatMakecredentialMade(t *testing.T) {
-	makecredential := tpm2tool(t, "tpm2_makecredential")
 	_, power := tpmtest.Start(t)
 	chip, _ := connect(t, power)
 	ak := must(chip.CreateKey(t.Context(), tpm.AK))(t)
@@ -93,7 +76,7 @@ func TestWeActivateWhatMakecredentialMade(t *testing.T) {
 		area := must(tpm2.Unmarshal[tpm2.TPMTPublic](ek.Public))(t)
 		dir := t.TempDir()
 		out := filepath.Join(dir, "credential")
-		cmd := exec.Command(makecredential, "-T", "none", "-e", write(t, dir, "ek", tpm2.Marshal(tpm2.New2B(*area))),
+		cmd := tpmtest.Tool(t, "", dir, "tpm2_makecredential", "-T", "none", "-e", write(t, dir, "ek", tpm2.Marshal(tpm2.New2B(*area))),
 			"-s", write(t, dir, "secret", []byte("the ticket")), "-n", hex.EncodeToString(ak.Name()), "-o", out)
 		if text, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%s: %v: %s", kind, err, text)
@@ -117,36 +100,45 @@ func splitCredential(t *testing.T, file []byte) (blob, secret []byte) {
 	return blob, file[2 : 2+int(binary.BigEndian.Uint16(file))]
 }
 
+// TestToolsReadOurKeyFileAndQuote, and see in them what we see.
+func TestToolsReadOurKeyFileAndQuote(t *testing.T) {
+	_, power := tpmtest.Start(t)
+	chip, _ := connect(t, power)
+	ak := must(chip.CreateKey(t.Context(), tpm.AK))(t)
+	quote, _, err := chip.Quote(t.Context(), ak, []byte("qualifying"), pcrs())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write(t, dir, "ak.pem", ak.PEM())
+	write(t, dir, "quote", quote)
+	print := func(args ...string) []byte {
+		out, err := tpmtest.Tool(t, "", dir, "tpm2_print", args...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+		return out
+	}
+	if got := print("-t", "TSSPRIVKEY_OBJ", "-f", "pem", "ak.pem"); !bytes.Equal(got, publicPEM(t, ak.Public())) {
+		t.Errorf("another key:\n%s", got)
+	}
+	text := string(print("-t", "TPMS_ATTEST", "quote"))
+	for _, want := range []string{"ff544347", "extraData: " + hex.EncodeToString([]byte("qualifying")), "hash: 11 (sha256)", "pcrSelect: ff7f00"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+}
+
 // TestToolsReadTheSameCertificate from the same shared chip.
 func TestToolsReadTheSameCertificate(t *testing.T) {
 	t.Parallel()
-	nvread := tpm2tool(t, "tpm2_nvread")
 	_, power := tpmtest.StartManufactured(t)
 	chip, _ := connect(t, power)
 	ek := must(chip.EK(t.Context(), ""))(t)
-	cmd := exec.Command(nvread, "0x01c00002", "-T", "cmd:"+must(os.Executable())(t))
-	cmd.Env = append(os.Environ(), bridgeTo+"="+power.Socket)
-	if got := must(cmd.Output())(t); !bytes.HasPrefix(got, ek.Certificate) {
+	if got := must(tpmtest.Tool(t, power.Socket, "", "tpm2_nvread", "0x01c00002").Output())(t); !bytes.HasPrefix(got, ek.Certificate) {
 		t.Fatal("another certificate")
 	}
 }
 
-// bridgeTo names the environment variable that makes this program connect its
-// standard input and output to a socket, for tools that start a command.
-const bridgeTo = "GATEWARDEN_TEST_BRIDGE"
-
-func TestMain(m *testing.M) {
-	socket := os.Getenv(bridgeTo)
-	if socket == "" {
-		os.Exit(m.Run())
-	}
-	conn, err := net.Dial("unix", socket)
-	if err != nil {
-		os.Exit(1)
-	}
-	go func() {
-		_, _ = io.Copy(conn, os.Stdin)
-		os.Exit(0)
-	}()
-	_, _ = io.Copy(os.Stdout, conn)
-}
+func TestMain(m *testing.M) { tpmtest.Main(m) }

@@ -21,7 +21,7 @@ func (t *TPM) Quote(ctx context.Context, ak *Key, qualifying []byte, pcrs []int)
 	}
 	var a, s []byte
 	err = t.do(ctx, "quote PCRs", func(o *op) error {
-		handle, err := o.use(ak.obj)
+		handle, err := o.useKey(ak)
 		if err != nil {
 			return err
 		}
@@ -54,11 +54,11 @@ func (t *TPM) Certify(ctx context.Context, ak, key *Key, qualifying []byte) (inf
 	}
 	var a, s []byte
 	err = t.do(ctx, "certify key", func(o *op) error {
-		signer, err := o.use(ak.obj)
+		signer, err := o.useKey(ak)
 		if err != nil {
 			return err
 		}
-		object, err := o.use(key.obj)
+		object, err := o.useKey(key)
 		if err != nil {
 			return err
 		}

@@ -89,10 +89,9 @@ func (o *op) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*objec
 	}
 	var rsp *tpm2.CreatePrimaryResponse
 	err := o.withRoom(func() (err error) {
-		rsp, err = tpm2.CreatePrimary{
-			PrimaryHandle: tpm2.AuthHandle{Handle: hierarchy, Auth: tpm2.PasswordAuth(nil)},
-			InPublic:      tpm2.New2B(template),
-		}.Execute(o)
+		auth := o.hierarchy(hierarchy)
+		defer o.flushSession(auth.Auth)
+		rsp, err = tpm2.CreatePrimary{PrimaryHandle: auth, InPublic: tpm2.New2B(template)}.Execute(o)
 		return err
 	})
 	if err != nil {

@@ -12,6 +12,8 @@ const (
 	handleSRK       = tpm2.TPMHandle(0x81000001)
 	persistentFirst = tpm2.TPMHandle(0x81000000)
 	persistentLast  = tpm2.TPMHandle(0x81ffffff)
+	transientFirst  = tpm2.TPMHandle(0x80000000)
+	sessionFirst    = tpm2.TPMHandle(0x02000000) // lists the loaded sessions, of any kind
 	nvEKFirst       = tpm2.TPMHandle(0x01c00002)
 	nvChainFirst    = tpm2.TPMHandle(0x01c00100)
 	nvChainLast     = tpm2.TPMHandle(0x01c001ff)

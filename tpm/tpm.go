@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,7 +17,11 @@ import (
 // TPM is one connection to a chip. Safe for concurrent use: one goroutine owns the
 // connection and runs one operation after the other.
 type TPM struct {
+	mu       sync.Mutex // Close reads chip, the owner may replace it
 	chip     transport.TPM
+	path     string // to connect again; "" if the transport was given
+	alone    bool   // no resource manager stands between
+	auth     Auth
 	ops      chan *op
 	closing  chan struct{} // closed by Close
 	ended    chan struct{} // closed when the owner has left
@@ -25,16 +31,19 @@ type TPM struct {
 	since    atomic.Int64 // when a caller gave up the operation that runs (Unix ns), else 0
 
 	// What follows belongs to the owner goroutine.
+	broken bool // the connection was lost
+	swept  bool // alone: what others left in the chip is gone
 	loaded []*object
 	clock  uint64 // counts uses, for least-recently-used
+	era    int    // counts how often the chip forgot everything
 	// primaries are EKs and SRKs by the Name of their template or handle.
 	primaries  map[string]*object
 	persistent []tpm2.TPMHandle // what the chip had when it was first asked; nil before
 }
 
 // Open connects to a chip: a character device ("/dev/tpmrm0"), or the Unix socket
-// after "unix:". It sends no command. Errors: ErrAbsent, ErrBusy.
-func Open(ctx context.Context, path string) (*TPM, error) {
+// after "unix:". A connection that is lost is opened again at the next call. A raw device ("/dev/tpm0") is taken to be Alone. It sends no command. Errors: ErrAbsent, ErrBusy.
+func Open(ctx context.Context, path string, options ...Option) (*TPM, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open TPM: %w", err)
 	}
@@ -42,17 +51,42 @@ func Open(ctx context.Context, path string) (*TPM, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open TPM: %w", err)
 	}
-	return New(s), nil
+	if !Shared(path) {
+		options = append(options, Alone())
+	}
+	return New(s, append(options, func(t *TPM) { t.path = path })...), nil
 }
 
+// Shared tells whether a path leads to a resource manager, so that others can use
+// the chip too. /dev/tpm0 does not: who opens it has the chip alone.
+func Shared(path string) bool {
+	number, raw := strings.CutPrefix(path, "/dev/tpm")
+	_, err := strconv.Atoi(number)
+	return !raw || err != nil
+}
+
+// Option says of a connection what its path does not.
+type Option func(*TPM)
+
+// WithAuth gives the passwords of the hierarchies.
+func WithAuth(a Auth) Option { return func(t *TPM) { t.auth = a } }
+
+// Alone says that no resource manager stands between and nobody else uses the chip.
+// What a predecessor left in it is flushed before the first operation, and Close
+// shuts it down in order.
+func Alone() Option { return func(t *TPM) { t.alone = true } }
+
 // New wraps a transport. If it has a Close method, Close calls it.
-func New(chip transport.TPM) *TPM {
+func New(chip transport.TPM, options ...Option) *TPM {
 	t := &TPM{
 		chip:      chip,
 		ops:       make(chan *op),
 		closing:   make(chan struct{}),
 		ended:     make(chan struct{}),
 		primaries: make(map[string]*object),
+	}
+	for _, option := range options {
+		option(t)
 	}
 	go t.own()
 	return t
@@ -76,6 +110,8 @@ func (t *TPM) Close() error {
 }
 
 func (t *TPM) disconnect() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if c, ok := t.chip.(io.Closer); ok {
 		return c.Close()
 	}
@@ -92,6 +128,9 @@ func (t *TPM) own() {
 			o.run()
 		case <-t.closing:
 			t.flushAll()
+			if t.alone {
+				t.shutDown()
+			}
 			return
 		}
 	}
@@ -132,6 +171,28 @@ func (t *TPM) abandon(ctx context.Context, o *op, what string) error {
 	o.given = true
 	t.since.Store(time.Now().UnixNano())
 	return explain(what, ctx.Err())
+}
+
+// reconnect opens the device again after the connection was lost. What was loaded is
+// forgotten; keys are loaded again from their files when they are used.
+func (o *op) reconnect() error {
+	chip, err := dial(o.t.path)
+	if err != nil {
+		return err
+	}
+	_ = o.t.disconnect()
+	o.t.mu.Lock()
+	o.t.chip = chip
+	o.t.mu.Unlock()
+	select {
+	case <-o.t.closing: // perhaps Close saw the old one only
+		_ = o.t.disconnect()
+		return errClosed()
+	default:
+	}
+	o.t.broken, o.t.swept = false, false
+	o.forgetAll()
+	return nil
 }
 
 func errClosed() error { return classify(ErrAbsent, "this connection was closed", nil) }

@@ -15,13 +15,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
+	"github.com/gatewarden/gatewarden/internal/bound"
 	"github.com/gatewarden/gatewarden/internal/fsx"
-	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -37,16 +35,8 @@ const (
 	EventDamaged = "audit.damaged" // the log was moved aside; a new chain began
 )
 
-// Entry is a line of the log. The head after it is SHA-256(head before || line),
-// the line without its newline.
-type Entry struct {
-	Version int       `json:"v"` // 1
-	Index   uint64    `json:"index"`
-	Time    time.Time `json:"time"`
-	Name    string    `json:"name"`
-	Text    string    `json:"text"`
-	Prev    string    `json:"prev"` // head before it (hex); zeros for the first
-}
+// Entry is a line of the log.
+type Entry = bound.Entry
 
 // Log is safe for concurrent use. It has one owner per path.
 type Log struct {
@@ -137,7 +127,7 @@ func (l *Log) Append(name, text string) (wire.Event, error) {
 	defer l.mu.Unlock()
 	e := Entry{
 		Version: 1, Index: l.at.index + 1, Time: l.now().UTC(),
-		Name: cut(name, maxName), Text: cut(text, wire.MaxText), Prev: hex.EncodeToString(l.at.head[:]),
+		Name: bound.Cut(name, maxName), Text: bound.Cut(text, wire.MaxText), Prev: hex.EncodeToString(l.at.head[:]),
 	}
 	line, err := json.Marshal(e)
 	if err != nil {
@@ -153,7 +143,7 @@ func (l *Log) Append(name, text string) (wire.Event, error) {
 		return wire.Event{}, fmt.Errorf("write audit log: %w", err)
 	}
 	l.at = l.at.after(line)
-	return wire.Event{Version: 1, Name: e.Name, Text: e.Text, Index: e.Index, Head: hex.EncodeToString(l.at.head[:])}, nil
+	return wire.Event{Version: 1, Name: e.Name, Text: e.Text, Index: e.Index, Head: hex.EncodeToString(l.at.head[:]), Entry: line}, nil
 }
 
 func (l *Log) write(line []byte) error {
@@ -224,7 +214,7 @@ func follow(data []byte, from *position, each func(Entry)) (position, []byte, er
 		if !whole || len(next) == 0 && bytes.IndexByte(line, 0) >= 0 {
 			return at, rest, nil
 		}
-		e, prev, err := decode(line)
+		e, prev, err := bound.Decode(line)
 		if err == nil && number == 1 && from == nil {
 			at = position{index: e.Index - 1, head: prev}
 		}
@@ -243,20 +233,7 @@ func follow(data []byte, from *position, each func(Entry)) (position, []byte, er
 }
 
 func (p position) after(line []byte) position {
-	return position{index: p.index + 1, head: sha256.Sum256(append(p.head[:], line...))}
-}
-
-func decode(line []byte) (Entry, [sha256.Size]byte, error) {
-	var e Entry
-	var prev [sha256.Size]byte
-	if err := strictjson.Unmarshal(line, &e); err != nil {
-		return e, prev, err
-	}
-	raw, err := hex.DecodeString(e.Prev)
-	if err != nil || len(raw) != len(prev) || e.Version != 1 || e.Index == 0 {
-		return e, prev, errors.New("a field is missing or malformed")
-	}
-	return e, [sha256.Size]byte(raw), nil
+	return position{index: p.index + 1, head: bound.Head(p.head, line)}
 }
 
 func readFile(files *fsx.FS, path string) ([]byte, error) {
@@ -265,16 +242,4 @@ func readFile(files *fsx.FS, path string) ([]byte, error) {
 		return nil, nil
 	}
 	return data, err
-}
-
-// cut shortens s to at most n bytes of valid UTF-8.
-func cut(s string, n int) string {
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }

@@ -35,9 +35,12 @@ type Config struct {
 type Collector struct {
 	Config
 
-	mu       sync.Mutex
-	eventLog []byte                // read once: firmware does not write it after the boot
-	pcrs     map[int]attest.Digest // as read last; nil at first
+	mu          sync.Mutex
+	pcrs        map[int]attest.Digest // as read last; nil at first
+	opened      bool                  // what follows is set
+	eventLog    []byte
+	eventDigest attest.Digest
+	ima         *os.File // nil where the machine has none
 }
 
 // New checks c.
@@ -116,30 +119,47 @@ func quoted(quote []byte, pcrs map[int]attest.Digest) bool {
 	return bytes.HasSuffix(quote, digest.Sum(nil))
 }
 
-// addLogs reads the IMA list after the PCRs, so that it can only run ahead of
-// them, and leaves out what the fleet already holds.
-func (c *Collector) addLogs(ctx context.Context, ev *attest.Evidence, challenge wire.Challenge) error {
+// openLogs asks for the logs once: firmware does not write its own after the boot,
+// and the IMA list is read again from the same file. The helper can sleep meanwhile.
+func (c *Collector) openLogs(ctx context.Context) error {
+	if c.opened {
+		return nil
+	}
 	boot, ima, err := c.Logs(ctx)
 	if err != nil {
 		return fmt.Errorf("open boot logs: %w", err)
 	}
-	defer closeAll(boot, ima)
-	if c.eventLog == nil && boot != nil {
+	defer closeFile(boot)
+	if boot != nil {
 		if c.eventLog, err = readLog(boot, wire.MaxEventLog); err != nil {
+			closeFile(ima)
 			return fmt.Errorf("read event log: %w", err)
 		}
+		c.eventDigest = sha256.Sum256(c.eventLog)
+	}
+	c.ima, c.opened = ima, true
+	return nil
+}
+
+// addLogs reads the IMA list after the PCRs, so that it can only run ahead of
+// them, and leaves out what the fleet already holds.
+func (c *Collector) addLogs(ctx context.Context, ev *attest.Evidence, challenge wire.Challenge) error {
+	if err := c.openLogs(ctx); err != nil {
+		return err
 	}
 	if len(c.eventLog) > 0 {
-		ev.EventLog = attest.Log{Bytes: c.eventLog, Digest: sha256.Sum256(c.eventLog)}
+		ev.EventLog = attest.Log{Bytes: c.eventLog, Digest: c.eventDigest}
 		if hex.EncodeToString(ev.EventLog.Digest[:]) == challenge.EventLog {
 			ev.EventLog.Offset, ev.EventLog.Bytes = int64(len(c.eventLog)), nil
 		}
 	}
-	if ima == nil {
+	if c.ima == nil {
 		return nil
 	}
-	list, err := readLog(ima, wire.MaxIMALog)
+	list, err := readLog(c.ima, wire.MaxIMALog)
 	if err != nil {
+		closeFile(c.ima)
+		c.ima, c.opened = nil, false
 		return fmt.Errorf("read IMA list: %w", err)
 	}
 	if len(list) > 0 {
@@ -159,10 +179,8 @@ func readLog(f *os.File, limit int64) ([]byte, error) {
 	return data, err
 }
 
-func closeAll(files ...*os.File) {
-	for _, f := range files {
-		if f != nil {
-			f.Close() // read-only: nothing to lose
-		}
+func closeFile(f *os.File) {
+	if f != nil {
+		f.Close() // read-only: nothing to lose
 	}
 }

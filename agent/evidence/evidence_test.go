@@ -27,6 +27,7 @@ type witness struct {
 	power     *tpmtest.Power
 	faults    *tpmtest.Faults
 	boot, ima string // paths; no file: the machine has none
+	asked     int    // times that the logs were opened
 }
 
 func newWitness(t *testing.T) *witness {
@@ -54,7 +55,10 @@ func newWitness(t *testing.T) *witness {
 	}
 	w.Collector, err = New(Config{
 		TPM: chip, AK: ak, Fleet: "lab", Device: "gw-aaaaaaaaaaaaaaaa", Claims: func() attest.Claims { return attest.Claims{Version: 1} },
-		Logs: func(context.Context) (*os.File, *os.File, error) { return open(w.boot), open(w.ima), nil },
+		Logs: func(context.Context) (*os.File, *os.File, error) {
+			w.asked++
+			return open(w.boot), open(w.ima), nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -181,6 +185,9 @@ func TestLogsTravelByDigestOnlyWhereTheFleetHoldsThem(t *testing.T) {
 	if err != nil || !bytes.Equal(ev.IMALog.Bytes, list) || !bytes.Equal(ev.EventLog.Bytes, log) {
 		t.Errorf("later: %d bytes of IMA list, %d of log, %v", len(ev.IMALog.Bytes), len(ev.EventLog.Bytes), err)
 	}
+	if w.asked != 1 {
+		t.Errorf("the helper was asked %d times for the same logs", w.asked)
+	}
 }
 
 func TestWhatCannotBeAnsweredIsRefused(t *testing.T) {
@@ -191,18 +198,39 @@ func TestWhatCannotBeAnsweredIsRefused(t *testing.T) {
 			t.Errorf("nonce of %d bytes: %d quotes, error %v", len(nonce), w.quotes(), err)
 		}
 	}
+	w.write(t, w.boot, wire.MaxEventLog+1)
+	if _, err := w.Collect(t.Context(), challenge(), "key"); err == nil || !strings.Contains(err.Error(), "event log: longer than") {
+		t.Errorf("event log too long: %v", err)
+	}
+	w.write(t, w.boot, wire.MaxEventLog)
 	w.write(t, w.ima, wire.MaxIMALog+1)
 	if _, err := w.Collect(t.Context(), challenge(), "key"); err == nil || !strings.Contains(err.Error(), "IMA list: longer than") {
 		t.Errorf("IMA list too long: %v", err)
 	}
 	w.write(t, w.ima, wire.MaxIMALog)
-	w.write(t, w.boot, wire.MaxEventLog+1)
-	if _, err := w.Collect(t.Context(), challenge(), "key"); err == nil || !strings.Contains(err.Error(), "event log: longer than") {
-		t.Errorf("event log too long: %v", err)
+	if _, err := w.Collect(t.Context(), challenge(), "key"); err != nil {
+		t.Errorf("IMA list as long as it may be: %v", err)
 	}
+}
+
+func TestLogsAreAskedForAgainAfterAFailure(t *testing.T) {
+	w := newWitness(t)
+	w.write(t, w.ima, 100)
+	give := w.Logs
 	gone := errors.New("the helper is not there")
 	w.Logs = func(context.Context) (*os.File, *os.File, error) { return nil, nil, gone }
 	if _, err := w.Collect(t.Context(), challenge(), "key"); !errors.Is(err, gone) {
 		t.Errorf("no helper: %v", err)
+	}
+	w.Logs = give
+	if _, err := w.Collect(t.Context(), challenge(), "key"); err != nil {
+		t.Fatal(err)
+	}
+	w.Collector.ima.Close() // as if reading failed
+	if _, err := w.Collect(t.Context(), challenge(), "key"); err == nil {
+		t.Error("a list that can't be read gave evidence")
+	}
+	if ev, err := w.Collect(t.Context(), challenge(), "key"); err != nil || len(ev.IMALog.Bytes) != 100 || w.asked != 2 {
+		t.Errorf("asked %d times, %d bytes, %v", w.asked, len(ev.IMALog.Bytes), err)
 	}
 }

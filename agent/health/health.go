@@ -7,11 +7,9 @@ package health
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"time"
 
+	"github.com/gatewarden/gatewarden/internal/bound"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -71,21 +69,5 @@ func reportOf(findings []wire.Finding) Report {
 	for _, f := range findings {
 		grade = Worse(grade, f.Status)
 	}
-	return Report{Grade: grade, Findings: findings, Posture: Posture(findings)}
-}
-
-// Posture hashes findings: SHA-256 (hex) over the JSON list of [check, status,
-// summary] in the order given. Times are left out, so that the same state has
-// the same posture.
-func Posture(findings []wire.Finding) string {
-	rows := make([][3]string, 0, len(findings))
-	for _, f := range findings {
-		rows = append(rows, [3]string{f.Check, f.Status, f.Summary})
-	}
-	text, err := json.Marshal(rows)
-	if err != nil { // strings always encode; were it otherwise, no posture matches ""
-		return ""
-	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:])
+	return Report{Grade: grade, Findings: findings, Posture: bound.Posture(findings)}
 }

@@ -148,18 +148,6 @@ func TestSinceAndOnChangeFollowTheStatusAlone(t *testing.T) {
 	})
 }
 
-func TestPostureLeavesTimesOutAndConfusesNoFindings(t *testing.T) {
-	a := []wire.Finding{{Check: "a", Status: OK, Summary: "x", Since: time.Unix(1, 0)}}
-	b := []wire.Finding{{Check: "a", Status: OK, Summary: "x", Since: time.Unix(2, 0)}}
-	if Posture(a) != Posture(b) {
-		t.Error("time changes the posture")
-	}
-	c := []wire.Finding{{Check: "ao", Status: "k", Summary: "x"}}
-	if Posture(a) == Posture(c) || Posture(a) == Posture(append(a, a...)) {
-		t.Error("different findings have the same posture")
-	}
-}
-
 func TestGradeIsTheWorst(t *testing.T) {
 	order := []string{OK, Unknown, Warning, Critical}
 	for i, a := range order {

@@ -70,31 +70,29 @@ func (i *Identity) endorsementKey(ctx context.Context) (*tpm.EK, error) {
 // the gate has decided. That the ticket has ended is the fleet's to say: this
 // machine's clock may be wrong.
 func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr []byte, claim string) ([]*x509.Certificate, error) {
-	attested, stale := false, false
-	for asked := 0; ; asked++ {
-		if !attested {
-			if err := i.attest(ctx, ticket, claim); err != nil {
-				return nil, err
-			}
-			attested = true
-		}
+	if err := i.attest(ctx, ticket, claim); err != nil {
+		return nil, err
+	}
+	for asked, stale := 0, false; ; asked++ {
 		r := ticket
 		r.path = wire.PathSimpleEnroll
 		chain, err := i.simpleEnroll(ctx, r, csr)
 		var wait *pending
-		var refused *Refused
 		switch {
 		case err == nil:
 			return chain, nil
+		case errors.As(err, &wait) && wait.challenge != nil && !stale:
+			// Minutes passed, or the approval came after the verdict: once more.
+			if err := i.answer(ctx, ticket, *wait.challenge, claim); err != nil {
+				return nil, err
+			}
+			stale = true
 		case errors.As(err, &wait):
 			i.setPhase("waiting for an operator to approve " + i.Device())
 			if err := i.awaitApproval(ctx, max(wait.after, patience(asked))); err != nil {
 				return nil, err
 			}
 			stale = false
-		case errors.As(err, &refused) && refused.Rule == wire.RuleStaleVerdict && !stale:
-			// Minutes passed, or the approval came after the verdict: once more.
-			attested, stale = false, true
 		default:
 			return nil, err
 		}
@@ -232,14 +230,18 @@ func (i *Identity) retire(key *tpm.Key) {
 	i.retired = key
 }
 
-// attest answers a fresh challenge over HTTPS, claiming one key, and takes in the
-// verdict.
+// attest answers a fresh challenge over HTTPS, claiming one key.
 func (i *Identity) attest(ctx context.Context, r request, claim string) error {
 	r.path = wire.PathChallenge
 	var challenge wire.Challenge
 	if err := i.postJSON(ctx, r, struct{}{}, &challenge); err != nil {
 		return fmt.Errorf("get challenge: %w", err)
 	}
+	return i.answer(ctx, r, challenge, claim)
+}
+
+// answer sends evidence for a challenge and takes in the verdict.
+func (i *Identity) answer(ctx context.Context, r request, challenge wire.Challenge, claim string) error {
 	ev, err := i.cfg.Collect(ctx, challenge, claim)
 	if err != nil {
 		return err

@@ -33,8 +33,12 @@ func (r *Refused) Error() string {
 	return fmt.Sprintf("the fleet refused (%d): %s: %s", r.Status, r.Title, r.Detail)
 }
 
-// pending is a 202: somebody has to decide first.
-type pending struct{ after time.Duration }
+// pending is a 202: somebody has to decide first or, with a challenge, fresh
+// evidence is wanted first.
+type pending struct {
+	after     time.Duration
+	challenge *wire.Challenge
+}
 
 func (p *pending) Error() string { return "waiting for an operator's approval" }
 
@@ -116,7 +120,13 @@ func (r request) judge(resp *http.Response, body []byte) ([]byte, error) {
 	case resp.StatusCode == http.StatusOK && est.SameType(kind, r.accept):
 		return body, nil
 	case resp.StatusCode == http.StatusAccepted:
-		return nil, &pending{after: retryAfter(resp.Header.Get("Retry-After"))}
+		wait := &pending{after: retryAfter(resp.Header.Get("Retry-After"))}
+		if est.SameType(kind, "application/json") {
+			if err := strictjson.Unmarshal(body, &wait.challenge); err != nil {
+				return nil, fmt.Errorf("read challenge: %w", err)
+			}
+		}
+		return nil, wait
 	case est.SameType(kind, "application/problem+json"):
 		var p wire.Problem
 		if err := strictjson.Unmarshal(body, &p); err != nil {

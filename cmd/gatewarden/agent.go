@@ -2,10 +2,12 @@ package main
 
 import (
 	"cmp"
+	"os"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/agent"
+	"github.com/gatewarden/gatewarden/tpm"
 )
 
 func agentVerb(o *options) *cobra.Command {
@@ -21,6 +23,9 @@ func agentVerb(o *options) *cobra.Command {
 				return err
 			}
 			s.Identity.Token = cmp.Or(s.Identity.Token, credentialToken())
+			if s.TPMAuth, err = tpm.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY")); err != nil {
+				return err
+			}
 			log := o.logger(verbose)
 			restrict(s, "/etc/resolv.conf", log)
 			a, err := agent.New(cmd.Context(), s, build(), log)

@@ -26,6 +26,7 @@ type epochCounter struct {
 	fs   *fsx.FS
 	path string // of its file, root's: whoever reads the key in it may raise the counter
 	chip string // path of the TPM
+	auth tpm.Auth
 }
 
 // counterFile is on disk, with its key, before the TPM's index is made.
@@ -35,8 +36,8 @@ type counterFile struct {
 	Record  *counter.Record `json:"record,omitempty"`
 }
 
-func newEpochCounter(c helper.Config, chip string) *epochCounter {
-	return &epochCounter{fs: c.FS, path: filepath.Join(c.State, "counter.json"), chip: chip}
+func newEpochCounter(c helper.Config, chip string, auth tpm.Auth) *epochCounter {
+	return &epochCounter{fs: c.FS, path: filepath.Join(c.State, "counter.json"), chip: chip, auth: auth}
 }
 
 func (e *epochCounter) Epoch(ctx context.Context) (epoch uint64, record []byte, err error) {
@@ -67,14 +68,14 @@ func (e *epochCounter) do(ctx context.Context, what string, work func(*tpm.Chip,
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	chip, err := tpm.Open(ctx, e.chip)
+	chip, err := tpm.Open(ctx, e.chip, tpm.WithAuth(e.auth))
 	if err != nil {
 		return err
 	}
 	defer chip.Close()
 	return chip.Do(ctx, what, func(c *tpm.Chip) error {
 		if file.Record == nil {
-			record, err := counter.Define(c, key, counter.Index, nil)
+			record, err := counter.Define(c, key, counter.Index, e.auth.Owner)
 			if err != nil {
 				return err
 			}

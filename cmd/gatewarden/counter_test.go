@@ -2,12 +2,17 @@ package main
 
 import (
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+
 	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/tpm"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
 
@@ -15,7 +20,7 @@ func TestEpochCounterSurvivesRestartsAndPowerCuts(t *testing.T) {
 	_, chip := tpmtest.Start(t)
 	state := t.TempDir()
 	open := func(hook func(op, path string) error) *epochCounter {
-		return newEpochCounter(helper.Config{FS: &fsx.FS{Hook: hook}, State: state}, "unix:"+chip.Socket)
+		return newEpochCounter(helper.Config{FS: &fsx.FS{Hook: hook}, State: state}, "unix:"+chip.Socket, tpm.Auth{})
 	}
 	// The power goes at each step of making it; then it is made.
 	for n := 1; n <= 10; n++ {
@@ -48,5 +53,29 @@ func TestEpochCounterSurvivesRestartsAndPowerCuts(t *testing.T) {
 	}
 	if epoch, _, err := open(nil).Epoch(t.Context()); err == nil {
 		t.Errorf("a counter of another key shows epoch %d", epoch)
+	}
+}
+
+// TestEpochCounterIsMadeWithTheOwnersPassword where the owner hierarchy has one.
+func TestEpochCounterIsMadeWithTheOwnersPassword(t *testing.T) {
+	_, chip := tpmtest.Start(t)
+	conn, err := net.Dial("unix", chip.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err = tpm2.HierarchyChangeAuth{
+		AuthHandle: tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)},
+		NewAuth:    tpm2.TPM2BAuth{Buffer: []byte("secret")},
+	}.Execute(transport.FromReadWriter(conn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := helper.Config{FS: &fsx.FS{}, State: t.TempDir()}
+	if _, _, err := newEpochCounter(config, "unix:"+chip.Socket, tpm.Auth{}).Epoch(t.Context()); !errors.Is(err, tpm.ErrPolicy) {
+		t.Errorf("without the password: %v", err)
+	}
+	if epoch, _, err := newEpochCounter(config, "unix:"+chip.Socket, tpm.Auth{Owner: []byte("secret")}).Epoch(t.Context()); err != nil || epoch != 0 {
+		t.Errorf("with the password: epoch %d, %v", epoch, err)
 	}
 }

@@ -37,9 +37,13 @@ from the agent's user, and verifies by itself every signed object that a request
 carries. systemd starts it through its socket; with --listen it makes its own.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			auth, err := tpm.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY"))
+			if err != nil {
+				return err
+			}
 			b := build()
 			c.Software, c.Build, c.Log = b.Version, b.Time, o.logger(false)
-			c.EKName = func(ctx context.Context) ([]byte, error) { return ekName(ctx, chip) }
+			c.EKName = func(ctx context.Context) ([]byte, error) { return ekName(ctx, chip, auth) }
 			boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 			if err != nil {
 				return fmt.Errorf("read boot id: %w", err)
@@ -47,7 +51,7 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 			c.BootID = strings.TrimSpace(string(boot))
 			c.Updates = updates(slots, product, c)
 			if c.Updates != nil && counter {
-				c.Updates.Counter = newEpochCounter(c, chip)
+				c.Updates.Counter = newEpochCounter(c, chip, auth)
 			}
 			if rebootFile != "" {
 				c.Reboot = func(context.Context) error { return c.FS.WriteFile(rebootFile, nil, 0o644) }
@@ -122,8 +126,8 @@ func updates(slots, product string, c helper.Config) *helper.Updates {
 
 // ekName reads the Name of the endorsement key; the connection to the chip is
 // closed again, because the helper is seldom at work.
-func ekName(ctx context.Context, path string) ([]byte, error) {
-	chip, err := tpm.Open(ctx, path)
+func ekName(ctx context.Context, path string, auth tpm.Auth) ([]byte, error) {
+	chip, err := tpm.Open(ctx, path, tpm.WithAuth(auth))
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -209,11 +210,52 @@ func (a *api) simpleEnroll(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusForbidden, "csr", "the ticket is for another request", "send the request that the ticket was made for")
 	}
 	if c.device.State == registry.Pending {
-		w.Header().Set("Retry-After", strconv.FormatFloat(a.Retry.Seconds(), 'f', -1, 64))
+		return a.notYet(w, nil)
+	}
+	_, err = a.freshVerdict(r.Context(), c.device)
+	var stale *refusal
+	if errors.As(err, &stale) {
+		// As after every approval, which comes after the verdict that it was made by.
+		challenge, err := a.Verifier.Challenge(r.Context(), c.device.ID)
+		if err != nil {
+			return err
+		}
+		return a.notYet(w, challenge)
+	}
+	if err != nil {
+		return err
+	}
+	return a.issue(w, r, c, csr)
+}
+
+// notYet answers that the certificate can't be issued now (RFC 7030, section
+// 4.2.3). With a challenge it can as soon as that was answered.
+func (a *api) notYet(w http.ResponseWriter, challenge any) error {
+	w.Header().Set("Retry-After", strconv.FormatFloat(a.Retry.Seconds(), 'f', -1, 64))
+	if challenge == nil {
 		w.WriteHeader(http.StatusAccepted)
 		return nil
 	}
-	return a.issue(w, r, c, csr)
+	body, err := json.Marshal(challenge)
+	if err != nil {
+		return fmt.Errorf("encode challenge: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusAccepted)
+	_, _ = w.Write(body) // the device is gone: it will ask again
+	return nil
+}
+
+// freshVerdict is the one by which a certificate may be issued now.
+func (a *api) freshVerdict(ctx context.Context, d registry.Device) (registry.Verdict, error) {
+	verdict, err := verifier.LastVerdict(ctx, a.Registry, d)
+	if errors.Is(err, registry.ErrNotFound) || err == nil && (a.Now().Sub(verdict.At) > VerdictLife || verdict.At.Before(d.ApprovedAt)) {
+		return verdict, refuse(http.StatusForbidden, wire.RuleStaleVerdict, "the last verdict is too old to issue a certificate by it", "attest again, then repeat the request")
+	}
+	if err != nil {
+		return verdict, fmt.Errorf("read verdict of %s: %w", d.ID, err)
+	}
+	return verdict, nil
 }
 
 func (a *api) simpleReenroll(w http.ResponseWriter, r *http.Request) error {
@@ -260,12 +302,9 @@ func (a *api) readCSR(r *http.Request) (*x509.CertificateRequest, error) {
 // durable, and the ticket consumed, before the certificate leaves.
 func (a *api) issue(w http.ResponseWriter, r *http.Request, c caller, csr *x509.CertificateRequest) error {
 	ctx, now := r.Context(), a.Now()
-	verdict, err := verifier.LastVerdict(ctx, a.Registry, c.device)
-	if errors.Is(err, registry.ErrNotFound) || err == nil && (now.Sub(verdict.At) > VerdictLife || verdict.At.Before(c.device.ApprovedAt)) {
-		return refuse(http.StatusForbidden, wire.RuleStaleVerdict, "the last verdict is too old to issue a certificate by it", "attest again, then repeat the request")
-	}
+	verdict, err := a.freshVerdict(ctx, c.device)
 	if err != nil {
-		return fmt.Errorf("read verdict of %s: %w", c.device.ID, err)
+		return err
 	}
 	gate := verifier.GateFor(attest.Grade(verdict.Grade), c.device.State)
 	profile, life, identity := a.allowed(gate, c.device.ID)

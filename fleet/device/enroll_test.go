@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"net/http"
 	"os"
 	"os/exec"
@@ -295,7 +296,9 @@ func TestNewAttestationKeyWaitsForAnOperatorAgain(t *testing.T) {
 	}
 	// The verdict of minutes ago was earned by the old key.
 	b.approve()
-	w.refused(again.simpleEnroll(), http.StatusForbidden, wire.RuleStaleVerdict)
+	if a := w.do(again.simpleEnroll()); a.status != http.StatusAccepted || !strings.Contains(string(a.body), "nonce") {
+		t.Errorf("by the old key's verdict: %d %s, want a challenge", a.status, a.body)
+	}
 	b.attest(again.call, spkiOf(t, again.key.Public()))
 	if a := w.do(again.simpleEnroll()); a.status != http.StatusOK {
 		t.Errorf("after attesting anew: %d %s", a.status, a.body)
@@ -440,5 +443,33 @@ func TestPlainESTClientsUnderstandUs(t *testing.T) {
 	subject := string(run(run(issued, "openssl", "pkcs7", "-inform", "DER", "-print_certs"), "openssl", "x509", "-noout", "-subject"))
 	if !strings.Contains(subject, b.id) {
 		t.Errorf("openssl reads the subject %q", subject)
+	}
+}
+
+// TestFirstRequestAfterAnApprovalIsAskedForEvidenceNotRefused: the approval is
+// always younger than the verdict that it was made by.
+func TestFirstRequestAfterAnApprovalIsAskedForEvidenceNotRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	b := w.box()
+	one := b.ticket()
+	claim := spkiOf(t, one.key.Public())
+	b.attest(one.call, claim)
+	b.approve()
+	asked := func() (c wire.Challenge) {
+		t.Helper()
+		a := w.do(one.simpleEnroll())
+		if a.status != http.StatusAccepted || a.header.Get("Retry-After") == "" {
+			t.Fatalf("%d %v %s", a.status, a.header, a.body)
+		}
+		w.must(json.Unmarshal(a.body, &c))
+		return c
+	}
+	var v wire.Verdict
+	b.ok(one.call(wire.PathEvidence, b.evidence(asked(), claim)), &v)
+	w.ahead.Store(int64(device.VerdictLife + time.Minute))
+	b.ok(one.call(wire.PathEvidence, b.evidence(asked(), claim)), &v)
+	if a := w.do(one.simpleEnroll()); a.status != http.StatusOK {
+		t.Errorf("after fresh evidence: %d %s", a.status, a.body)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/internal/bound"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -30,6 +31,9 @@ func checkHealth(body []byte) error {
 		if len(f.Check) > maxStream || len(f.Summary) > wire.MaxText {
 			return malformed(errors.New("a finding is too long"))
 		}
+	}
+	if h.Posture != bound.Posture(h.Findings) {
+		return &badBody{kind: "health.forged", severity: registry.Alarm, cause: errors.New("its posture is not that of its findings")}
 	}
 	return nil
 }
@@ -73,6 +77,21 @@ func decodeEvent(body []byte) (wire.Event, error) {
 		return e, malformed(errors.New("version, name or text is out of range"))
 	}
 	return e, nil
+}
+
+// entryOf is the line of the timeline that an event makes. What it says is the
+// broker's word until a quote names an audit head behind it.
+func entryOf(e wire.Event) (registry.Event, error) {
+	line := registry.Event{Kind: e.Name, Severity: severityOf(e.Name), Text: e.Text, Proof: registry.ProofClaimed}
+	if len(e.Entry) == 0 {
+		return line, nil
+	}
+	prev, err := bound.Open(e)
+	if err != nil {
+		return line, &badBody{kind: "event.forged", severity: registry.Alarm, cause: err}
+	}
+	line.Prev, line.Head = prev, e.Head
+	return line, nil
 }
 
 func eventName(s string) bool {

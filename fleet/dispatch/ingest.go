@@ -167,9 +167,12 @@ func (d *Dispatcher) effects(ctx context.Context, in incoming, row *registry.Mes
 		if err != nil {
 			return err
 		}
-		row.Timeline = append(row.Timeline, registry.Event{
-			Device: in.device, At: row.Received, Kind: event.Name, Severity: severityOf(event.Name), Text: event.Text,
-		})
+		line, err := entryOf(event)
+		if err != nil {
+			return err
+		}
+		line.Device, line.At = in.device, row.Received
+		row.Timeline = append(row.Timeline, line)
 	case wire.KindReceipt:
 		record, err := d.verifyReceipt(ctx, in.device, in.up.Body)
 		if err != nil {

@@ -62,6 +62,18 @@ func (c *Client) Command(ctx context.Context, id string, e wire.Envelope) (strin
 	return answer.Envelope, err
 }
 
+// Firmware lists what gateways show and nobody approved.
+func (c *Client) Firmware(ctx context.Context) ([]Firmware, error) {
+	var list []Firmware
+	err := c.do(ctx, http.MethodGet, "/v1/firmware", nil, &list)
+	return list, err
+}
+
+// ApproveFirmware makes such firmware good for its model.
+func (c *Client) ApproveFirmware(ctx context.Context, d FirmwareDecision) error {
+	return c.do(ctx, http.MethodPost, "/v1/firmware/approve", d, nil)
+}
+
 func (c *Client) do(ctx context.Context, method, path string, body, answer any) error {
 	var reader io.Reader
 	if body != nil {

@@ -55,6 +55,8 @@ func New(c Config) (http.Handler, error) {
 	mux.HandleFunc("POST /v1/devices/{id}/approve", a.handle(a.approve))
 	mux.HandleFunc("POST /v1/devices/{id}/revoke", a.handle(a.revoke))
 	mux.HandleFunc("POST /v1/devices/{id}/commands", a.handle(a.command))
+	mux.HandleFunc("GET /v1/firmware", a.handle(a.firmware))
+	mux.HandleFunc("POST /v1/firmware/approve", a.handle(a.approveFirmware))
 	return mux, nil
 }
 
@@ -187,11 +189,7 @@ func (a *api) freeze(ctx context.Context, d registry.Device, by string) error {
 		return fmt.Errorf("decode facts of %s: %w", d.ID, err)
 	}
 	name := d.Model + " " + verdict.At.UTC().Format("2006-01-02") + " as shown by " + d.ID
-	set, err := json.Marshal(facts.FirmwareSet(name))
-	if err != nil {
-		return fmt.Errorf("encode firmware set: %w", err)
-	}
-	return a.Registry.AddFirmware(ctx, d.Model, name, set, by, a.Now())
+	return a.addFirmware(ctx, d.Model, facts.FirmwareSet(name), by)
 }
 
 func (a *api) revoke(r *http.Request) (any, error) {

@@ -219,3 +219,49 @@ func TestListFiltersAndMalformedRequestsAreRefused(t *testing.T) {
 		t.Errorf("no server: %v", err)
 	}
 }
+
+// TestFirmwareIsProposedWithItsShareAndApprovedByAPerson: what a set of gateways
+// shows becomes good for their model, and only what they show.
+func TestFirmwareIsProposedWithItsShareAndApprovedByAPerson(t *testing.T) {
+	o := newOffice(t)
+	ctx := t.Context()
+	shown := attest.FirmwareSet{Measurements: []attest.Measurement{{PCR: 0, Event: 1, Type: "EV_S_CRTM_VERSION", Digest: attest.Digest{7}}}}
+	body, err := json.Marshal(shown)
+	o.must(err)
+	o.must(o.store.SetState(ctx, id, registry.Active, "olga", "", time.Now()))
+	o.must(o.store.AddVerdict(ctx, registry.Verdict{
+		Device: id, At: time.Now(), Grade: "degraded", Firmware: &registry.Measured{Hash: shown.Hash(), Body: body, Text: "firmware is not approved: event 1"},
+	}))
+	list, err := o.client.Firmware(ctx)
+	o.must(err)
+	if len(list) != 1 || list[0].Model != "box" || list[0].Devices != 0 || list[0].Others != 1 || len(list[0].Measurements) != 1 || list[0].FirstDevice != id {
+		t.Fatalf("proposals %+v", list)
+	}
+	decision := operator.FirmwareDecision{Model: "box", Hash: shown.Hash(), Name: "F.21", By: "olga"}
+	for name, alter := range map[string]func(*operator.FirmwareDecision){
+		"is missing": func(d *operator.FirmwareDecision) { d.By = "" },
+		"a name":     func(d *operator.FirmwareDecision) { d.Name = "" },
+		"no such":    func(d *operator.FirmwareDecision) { d.Hash = strings.Repeat("0", 64) },
+		"firmware":   func(d *operator.FirmwareDecision) { d.Model = "rail" },
+	} {
+		wrong := decision
+		alter(&wrong)
+		o.refused(o.client.ApproveFirmware(ctx, wrong), name)
+	}
+	o.must(o.client.ApproveFirmware(ctx, decision))
+	sets, err := o.store.Firmware(ctx, "box")
+	o.must(err)
+	var set attest.FirmwareSet
+	if len(sets) != 1 || json.Unmarshal(sets[0], &set) != nil || set.Name != "F.21" || set.Hash() != shown.Hash() {
+		t.Errorf("approved %s", sets)
+	}
+	audit, err := o.store.Audit(ctx, 0, 1)
+	o.must(err)
+	if audit[0].Action != "firmware.approve" || audit[0].By != "olga" {
+		t.Errorf("audit %+v", audit)
+	}
+	if list, err := o.client.Firmware(ctx); err != nil || len(list) != 0 {
+		t.Errorf("still proposed: %+v, %v", list, err)
+	}
+	o.refused(o.client.ApproveFirmware(ctx, decision), "no such firmware")
+}

@@ -107,6 +107,9 @@ func (s *Store) SetState(ctx context.Context, id, state, by, reason string, at t
 		if err != nil {
 			return err
 		}
+		if err := leaveService(ctx, tx, id, state); err != nil {
+			return err
+		}
 		return addAudit(ctx, tx, AuditEntry{At: at, By: by, Action: "state." + state, Device: id, Text: reason})
 	})
 	if err != nil {

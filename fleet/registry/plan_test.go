@@ -41,6 +41,26 @@ func TestPagesAreServedByIndexes(t *testing.T) {
 	}
 }
 
+// TestFirmwareIsNotCountedWhenAPageIsShown: what it shows was counted before.
+func TestFirmwareIsNotCountedWhenAPageIsShown(t *testing.T) {
+	s, err := OpenSQLite(filepath.Join(t.TempDir(), "fleet.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	steps, err := list(t.Context(), s.reader, func(r row) (step string, err error) {
+		var id, parent, unused int
+		return step, r.Scan(&id, &parent, &unused, &step)
+	}, `EXPLAIN QUERY PLAN `+proposalQuery+` ORDER BY devices DESC, others DESC LIMIT 100`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := strings.Join(steps, "; ")
+	if !strings.Contains(plan, "USING INDEX firmware_proposed") || !strings.Contains(plan, "SEARCH every USING INDEX") || strings.Contains(plan, "TEMP B-TREE") || strings.Contains(plan, "devices_") {
+		t.Errorf("plan: %s", plan)
+	}
+}
+
 // A database of the first schema keeps its devices and takes in what came later.
 func TestDatabaseOfTheFirstSchemaIsBroughtUpToDate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "fleet.db")

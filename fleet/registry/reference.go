@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -45,34 +44,4 @@ func (s *Store) Log(ctx context.Context, digest string) ([]byte, error) {
 		return nil, fmt.Errorf("read log %s: %w", digest, err)
 	}
 	return data, nil
-}
-
-// Firmware returns the firmware sets that were approved for a hardware model,
-// oldest first, at most MaxPage.
-func (s *Store) Firmware(ctx context.Context, model string) ([]json.RawMessage, error) {
-	sets, err := list(ctx, s.reader, func(r row) (json.RawMessage, error) {
-		b, err := scanBytes(r)
-		return b, err
-	}, `SELECT body FROM firmware WHERE model = $1 ORDER BY id LIMIT $2`, model, MaxPage)
-	if err != nil {
-		return nil, fmt.Errorf("list firmware of model %s: %w", model, err)
-	}
-	return sets, nil
-}
-
-// AddFirmware approves a set for a model. The same bytes again change nothing.
-func (s *Store) AddFirmware(ctx context.Context, model, name string, set json.RawMessage, by string, now time.Time) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		n, err := exec(ctx, tx, `INSERT INTO firmware (model, hash, name, body, added_by, at) VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (model, hash) DO NOTHING`, model, hashHex(set), clean(name, maxClaim), []byte(set), clean(by, maxClaim), ms(now))
-		if err != nil || n == 0 {
-			return err
-		}
-		return addAudit(ctx, tx, AuditEntry{At: now, By: by, Action: "firmware.approve", Text: "model " + model + ": " + name})
-	})
-	if err != nil {
-		return fmt.Errorf("add firmware of model %s: %w", model, err)
-	}
-	s.changed("")
-	return nil
 }

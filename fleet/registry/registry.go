@@ -129,6 +129,9 @@ type Verdict struct {
 	Explanation []string // the first line is the summary
 	Rules       json.RawMessage
 	Facts       json.RawMessage
+	Claims      json.RawMessage // attest.Claims: what the quote proved of the device's own words
+	Firmware    *Measured       // nil if it could not be verified: the device counts as before; not returned by Verdicts
+	Audit       string          // head (hex) of the audit log in them; proves events; not returned by Verdicts
 	Memory      json.RawMessage // AddVerdict stores it as by SetMemory unless nil; not returned by Verdicts
 }
 
@@ -166,6 +169,9 @@ type Event struct {
 	Kind     string // "enrolled", "verdict.untrusted", ...
 	Severity string // Info, Warning, Alarm
 	Text     string // a sentence
+	Prev     string // head (hex) of the device's audit log before the entry that this is; "" if it is none
+	Head     string // and after it
+	Proof    string // ProofNone, ProofClaimed; the registry makes it ProofQuoted or ProofStray
 }
 
 // CommandRecord is one envelope on its way to one device.
@@ -201,6 +207,7 @@ type UpdateRecord struct {
 	Device string
 	First  time.Time // when the fleet first heard of it
 	Last   time.Time // when it heard this
+	Proof  string    // of its outcome: ProofNone while it is under way, ProofClaimed, ProofQuoted
 }
 
 // MaxUpdates is how many updates of one device are kept; the newest stay.

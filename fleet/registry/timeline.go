@@ -17,22 +17,25 @@ func (s *Store) AddEvent(ctx context.Context, e Event) error {
 }
 
 func addEvent(ctx context.Context, tx *sql.Tx, e Event) error {
-	_, err := exec(ctx, tx, `INSERT INTO events (device, at, kind, severity, body) VALUES ($1, $2, $3, $4, $5)`,
-		e.Device, ms(e.At), clean(e.Kind, maxClaim), e.Severity, clean(e.Text, maxText))
-	return err
+	_, err := exec(ctx, tx, `INSERT INTO events (device, at, kind, severity, body, prev, head, proof) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+		e.Device, ms(e.At), clean(e.Kind, maxClaim), e.Severity, clean(e.Text, maxText), clean(e.Prev, maxClaim), clean(e.Head, maxClaim), e.Proof)
+	if err != nil || e.Head == "" {
+		return err
+	}
+	return proveNew(ctx, tx, e)
 }
 
 // Events returns lines with an ID below before (0: from the newest on), newest
 // first; device "" means of all devices and of the fleet.
 func (s *Store) Events(ctx context.Context, device string, before int64, limit int) ([]Event, error) {
-	query := `SELECT id, device, at, kind, severity, body FROM events WHERE id < $1 ORDER BY id DESC LIMIT $2`
+	query := `SELECT id, device, at, kind, severity, body, prev, head, proof FROM events WHERE id < $1 ORDER BY id DESC LIMIT $2`
 	args := []any{from(before), page(limit)}
 	if device != "" {
-		query = `SELECT id, device, at, kind, severity, body FROM events WHERE device = $3 AND id < $1 ORDER BY id DESC LIMIT $2`
+		query = `SELECT id, device, at, kind, severity, body, prev, head, proof FROM events WHERE device = $3 AND id < $1 ORDER BY id DESC LIMIT $2`
 		args = append(args, device)
 	}
 	events, err := list(ctx, s.reader, func(r row) (e Event, err error) {
-		return e, r.Scan(&e.ID, &e.Device, when{&e.At}, &e.Kind, &e.Severity, &e.Text)
+		return e, r.Scan(&e.ID, &e.Device, when{&e.At}, &e.Kind, &e.Severity, &e.Text, &e.Prev, &e.Head, &e.Proof)
 	}, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list events: %w", err)

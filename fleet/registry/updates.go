@@ -8,35 +8,44 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gatewarden/gatewarden/internal/bound"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
 const updateColumns = `device, update_id, state, outcome, rule, body, product, channel, version, from_version, epoch,
-	pending, chunks, fetched, attempts, began, ended, first_at, last_at`
+	pending, chunks, fetched, attempts, began, ended, first_at, last_at, proof`
 
 func scanUpdate(r row) (u UpdateRecord, err error) {
 	var epoch int64
 	err = r.Scan(&u.Device, &u.ID, &u.State, &u.Outcome, &u.Rule, &u.Text, &u.Product, &u.Channel, &u.Release, &u.From, &epoch,
-		&u.Pending, &u.Chunks, &u.Fetched, &u.Attempts, when{&u.Began}, when{&u.Ended}, when{&u.First}, when{&u.Last})
+		&u.Pending, &u.Chunks, &u.Fetched, &u.Attempts, when{&u.Began}, when{&u.Ended}, when{&u.First}, when{&u.Last}, &u.Proof)
 	u.Version, u.Epoch = 1, uint64(epoch)
 	return u, err
 }
 
-// putUpdate replaces what the device said before about the same update.
+// putUpdate replaces what the device said before about the same update; but an
+// outcome that a quote proved stays.
 func putUpdate(ctx context.Context, tx *sql.Tx, device string, u wire.Update, now time.Time) error {
 	for _, s := range []*string{&u.ID, &u.State, &u.Outcome, &u.Rule, &u.Product, &u.Channel, &u.Release, &u.From} {
 		*s = clean(*s, maxClaim)
 	}
 	name := u.Product + " " + u.Release
-	_, err := exec(ctx, tx, `INSERT INTO updates (`+updateColumns+`, name, latest)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $19, 1)
+	said, proof := "", ProofNone
+	if u.Outcome != "" {
+		_, said = bound.Outcome(u)
+		said, proof = clean(said, maxText), ProofClaimed
+	}
+	n, err := exec(ctx, tx, `INSERT INTO updates (`+updateColumns+`, name, said, latest)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $20, $19, $21, 1)
 		ON CONFLICT (device, update_id) DO UPDATE SET state = excluded.state, outcome = excluded.outcome, rule = excluded.rule, body = excluded.body,
 			product = excluded.product, channel = excluded.channel, version = excluded.version, from_version = excluded.from_version,
 			epoch = excluded.epoch, pending = excluded.pending, chunks = excluded.chunks, fetched = excluded.fetched, attempts = excluded.attempts,
-			began = excluded.began, ended = excluded.ended, last_at = excluded.last_at, name = excluded.name, latest = 1`,
+			began = excluded.began, ended = excluded.ended, last_at = excluded.last_at, name = excluded.name, latest = 1,
+			said = excluded.said, proof = CASE WHEN updates.said = excluded.said THEN updates.proof ELSE excluded.proof END
+		WHERE updates.proof <> 'quoted' OR updates.said = excluded.said`,
 		device, u.ID, u.State, u.Outcome, u.Rule, clean(u.Text, maxText), u.Product, u.Channel, u.Release, u.From, int64(u.Epoch),
-		flag(u.Pending), u.Chunks, u.Fetched, u.Attempts, ms(u.Began), ms(u.Ended), ms(now), name)
-	if err != nil {
+		flag(u.Pending), u.Chunks, u.Fetched, u.Attempts, ms(u.Began), ms(u.Ended), ms(now), name, proof, said)
+	if err != nil || n == 0 {
 		return err
 	}
 	if _, err := exec(ctx, tx, `UPDATE updates SET latest = 0 WHERE device = $1 AND name = $2 AND update_id <> $3`, device, name, u.ID); err != nil {

@@ -8,21 +8,29 @@ import (
 	"fmt"
 )
 
-// AddVerdict stores v, the device's grade and release and, unless v.Memory is nil, its
-// memory, in one transaction. The caller consumed the nonce before.
+// AddVerdict stores v, the device's grade and release, what v.Audit proves of its events
+// and updates, the firmware that it counts for, and, unless v.Memory is nil, its memory, in one transaction. The caller consumed the nonce before.
 func (s *Store) AddVerdict(ctx context.Context, v Verdict) error {
 	lines, err := json.Marshal(v.Explanation)
 	if err != nil {
 		return fmt.Errorf("encode explanation: %w", err)
 	}
 	err = s.write(ctx, func(tx *sql.Tx) error {
-		if err := execOne(ctx, tx, `UPDATE devices SET grade = $2, grade_at = $3, running = $4 WHERE id = $1`,
-			v.Device, v.Grade, ms(v.At), clean(v.Release, maxClaim)); err != nil {
+		if err := execOne(ctx, tx, `UPDATE devices SET grade = $2, grade_at = $3, running = $4, audit_head = $5 WHERE id = $1`,
+			v.Device, v.Grade, ms(v.At), clean(v.Release, maxClaim), clean(v.Audit, maxClaim)); err != nil {
 			return err
 		}
-		_, err := exec(ctx, tx, `INSERT INTO verdicts (device, at, grade, gate, explanation, rules, facts) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
-			v.Device, ms(v.At), v.Grade, v.Gate, lines, []byte(v.Rules), []byte(v.Facts))
-		if err != nil || v.Memory == nil {
+		_, err := exec(ctx, tx, `INSERT INTO verdicts (device, at, grade, gate, explanation, rules, facts, claims) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+			v.Device, ms(v.At), v.Grade, v.Gate, lines, []byte(v.Rules), []byte(v.Facts), []byte(v.Claims))
+		if err != nil {
+			return err
+		}
+		if v.Firmware != nil {
+			if err := addMeasured(ctx, tx, v.Device, *v.Firmware, v.At); err != nil {
+				return err
+			}
+		}
+		if err := prove(ctx, tx, v.Device, v.Audit, v.At); err != nil || v.Memory == nil {
 			return err
 		}
 		return setMemory(ctx, tx, v.Device, v.Memory)
@@ -36,7 +44,7 @@ func (s *Store) AddVerdict(ctx context.Context, v Verdict) error {
 
 // Verdicts returns a device's, newest first.
 func (s *Store) Verdicts(ctx context.Context, device string, limit int) ([]Verdict, error) {
-	vs, err := list(ctx, s.reader, scanVerdict, `SELECT device, at, grade, gate, explanation, rules, facts FROM verdicts
+	vs, err := list(ctx, s.reader, scanVerdict, `SELECT device, at, grade, gate, explanation, rules, facts, claims FROM verdicts
 		WHERE device = $1 ORDER BY id DESC LIMIT $2`, device, page(limit))
 	if err != nil {
 		return nil, fmt.Errorf("list verdicts on device %s: %w", device, err)
@@ -45,11 +53,11 @@ func (s *Store) Verdicts(ctx context.Context, device string, limit int) ([]Verdi
 }
 
 func scanVerdict(r row) (v Verdict, err error) {
-	var lines, rules, facts []byte
-	if err := r.Scan(&v.Device, when{&v.At}, &v.Grade, &v.Gate, &lines, &rules, &facts); err != nil {
+	var lines, rules, facts, claims []byte
+	if err := r.Scan(&v.Device, when{&v.At}, &v.Grade, &v.Gate, &lines, &rules, &facts, &claims); err != nil {
 		return Verdict{}, err
 	}
-	v.Rules, v.Facts = rules, facts
+	v.Rules, v.Facts, v.Claims = rules, facts, claims
 	return v, json.Unmarshal(lines, &v.Explanation)
 }
 

@@ -43,6 +43,7 @@ type court struct {
 	log      string
 	ahead    atomic.Int64
 	fell     []string
+	posture  string // what the device claims
 }
 
 func (c *court) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
@@ -164,7 +165,7 @@ func (c *court) certify(identity string) verifier.Channel {
 func (c *court) evidence(challenge wire.Challenge, keys ...string) attest.Evidence {
 	c.Helper()
 	collector, err := evidence.New(evidence.Config{
-		TPM: c.tpm, AK: c.ak, Fleet: fleetID, Device: deviceID, Claims: func() attest.Claims { return attest.Claims{Version: 1, Software: "1"} },
+		TPM: c.tpm, AK: c.ak, Fleet: fleetID, Device: deviceID, Claims: func() attest.Claims { return attest.Claims{Version: 1, Software: "1", Posture: c.posture} },
 		Logs: func(context.Context) (*os.File, *os.File, error) { f, err := os.Open(c.log); return f, nil, err },
 	})
 	c.must(err)
@@ -212,9 +213,10 @@ func (c *court) freeze() {
 	c.must(err)
 	var facts attest.Facts
 	c.must(json.Unmarshal(v.Facts, &facts))
-	set, err := json.Marshal(facts.FirmwareSet("as shown"))
+	shown := facts.FirmwareSet("as shown")
+	set, err := json.Marshal(shown)
 	c.must(err)
-	c.must(c.store.AddFirmware(c.Context(), "lab-box", "as shown", set, "olga", c.now()))
+	c.must(c.store.AddFirmware(c.Context(), "lab-box", "as shown", shown.Hash(), set, "olga", c.now()))
 }
 
 func TestVerdictMovesTheDeviceAndTellsWhoMustKnow(t *testing.T) {
@@ -260,7 +262,7 @@ func TestVerdictMovesTheDeviceAndTellsWhoMustKnow(t *testing.T) {
 	for _, e := range events {
 		kinds = append([]string{e.Kind + ":" + e.Severity}, kinds...)
 	}
-	want := "verdict.degraded:warning verdict.trusted:info verdict.untrusted:alarm verdict.trusted:info"
+	want := "firmware.new:warning verdict.degraded:warning verdict.trusted:info verdict.untrusted:alarm verdict.trusted:info"
 	if got := strings.Join(kinds, " "); got != want {
 		t.Errorf("timeline %s, want %s", got, want)
 	}

@@ -61,7 +61,8 @@ func New(c Config) (*Verifier, error) {
 // memory is what the registry keeps of a device for the next appraisal.
 type memory struct {
 	Attest   attest.Memory `json:"attest"`
-	EventLog string        `json:"event_log"` // digest (hex) of the log last seen
+	EventLog string        `json:"event_log"`        // digest (hex) of the log last seen
+	Doubts   int           `json:"doubts,omitempty"` // quotes in a row that named another health report than the newest
 }
 
 // Channel is what brought the evidence. The keys that evidence claims must belong
@@ -172,6 +173,9 @@ func (v *Verifier) expect(ctx context.Context, d registry.Device, channel Channe
 	if channel.Identity == "" && channel.Key != "" {
 		e.Keys = []string{channel.Key}
 	}
+	if e.Report, err = v.report(ctx, d.ID, now); err != nil {
+		return e, err
+	}
 	sets, err := v.Registry.Firmware(ctx, d.Model)
 	if err != nil {
 		return e, fmt.Errorf("read firmware sets: %w", err)
@@ -189,6 +193,7 @@ func (v *Verifier) expect(ctx context.Context, d registry.Device, channel Channe
 // conclude stores the verdict with all that follows from it, then tells.
 func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Channel, m memory, ev attest.Evidence, r *attest.Result, now time.Time) (wire.Verdict, error) {
 	gate := GateFor(r.Grade(), d.State)
+	v.doubt(ctx, d.ID, &m, r, now)
 	record, err := v.record(d, m, ev, r, now)
 	if err != nil {
 		return wire.Verdict{}, err
@@ -223,14 +228,41 @@ func (v *Verifier) record(d registry.Device, m memory, ev attest.Evidence, r *at
 	if err != nil {
 		return registry.Verdict{}, fmt.Errorf("encode facts: %w", err)
 	}
+	claims, err := json.Marshal(r.Claims())
+	if err != nil {
+		return registry.Verdict{}, fmt.Errorf("encode claims: %w", err)
+	}
+	firmware, err := measured(r)
+	if err != nil {
+		return registry.Verdict{}, err
+	}
 	kept, err := json.Marshal(m)
 	if err != nil {
 		return registry.Verdict{}, fmt.Errorf("encode memory: %w", err)
 	}
 	return registry.Verdict{
 		Device: d.ID, At: now, Grade: string(r.Grade()), Release: r.Facts().Release, Explanation: r.Explanation(),
-		Rules: rules, Facts: facts, Memory: kept,
+		Rules: rules, Facts: facts, Claims: claims, Audit: r.Claims().Audit, Memory: kept, Firmware: firmware,
 	}, nil
+}
+
+// measured is the firmware of a boot, as far as verified events tell it.
+func measured(r *attest.Result) (*registry.Measured, error) {
+	set := r.Facts().FirmwareSet("")
+	if len(set.Measurements) == 0 {
+		return nil, nil
+	}
+	body, err := json.Marshal(set)
+	if err != nil {
+		return nil, fmt.Errorf("encode firmware: %w", err)
+	}
+	m := &registry.Measured{Hash: set.Hash(), Body: body, Approved: r.Facts().FirmwareName != ""}
+	for _, rule := range r.Rules() {
+		if rule.Rule == firmwareRule {
+			m.Text = rule.Text
+		}
+	}
+	return m, nil
 }
 
 // announce puts a change of grade into the timeline. The verdict is stored

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -59,6 +60,7 @@ func viewCommand(c registry.CommandRecord, now time.Time) commandView {
 // healthView is the last health message.
 type healthView struct {
 	Findings []findingView
+	Standing mark   // whether it is the gateway's word at all
 	Note     string // when it came, and what else is to say
 }
 
@@ -68,7 +70,7 @@ type findingView struct {
 	Since          moment
 }
 
-func viewHealth(m registry.Message, now time.Time) healthView {
+func viewHealth(m registry.Message, last registry.Verdict, now time.Time) healthView {
 	if m.Received.IsZero() {
 		return healthView{Note: "No health message has arrived yet."}
 	}
@@ -76,7 +78,7 @@ func viewHealth(m registry.Message, now time.Time) healthView {
 	if err := strictjson.Unmarshal(m.Body, &h); err != nil {
 		return healthView{Note: "The last health message can't be read; the gateway may run a newer agent than this server knows."}
 	}
-	v := healthView{Note: "Reported " + at(m.Received, now).Ago + "."}
+	v := healthView{Note: "Reported " + at(m.Received, now).Ago + ".", Standing: standingMark(verifier.StandingOf(m, last))}
 	if !h.TimeTrust {
 		v.Note += " It has no trustworthy time since it booted."
 	}

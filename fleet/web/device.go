@@ -97,7 +97,7 @@ func viewDevice(k record, now time.Time) deviceView {
 	d := k.device
 	v := deviceView{
 		ID: d.ID, Name: name(d), Model: plain(d.Model), Software: plain(d.Software), State: stateMark(d.State), Seen: at(d.LastSeen, now),
-		Verdict: viewVerdict(d, k.verdict, now), Updates: viewUpdates(k, now), Events: viewEvents(k.events, now, nil), Health: viewHealth(k.health, now),
+		Verdict: viewVerdict(d, k.verdict, now), Updates: viewUpdates(k, now), Events: viewEvents(k.events, now, nil), Health: viewHealth(k.health, k.verdict, now),
 		Identity: viewIdentity(d, now), Firmware: viewFirmware(k.firmware),
 	}
 	for _, c := range k.commands {

@@ -12,7 +12,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/registry"
 )
 
-// fleetPage answers / with one page of devices, three queries in all.
+// fleetPage answers / with one page of devices, four queries in all.
 func (s *site) fleetPage(w http.ResponseWriter, r *http.Request) {
 	filter, err := readFilter(r.URL.Query())
 	if err != nil {
@@ -37,7 +37,13 @@ func (s *site) fleetPage(w http.ResponseWriter, r *http.Request) {
 		s.broken(w, r, fmt.Errorf("list events: %w", err))
 		return
 	}
+	proposals, err := s.Registry.Proposals(ctx, proposalRows)
+	if err != nil {
+		s.broken(w, r, fmt.Errorf("list firmware: %w", err))
+		return
+	}
 	view := viewFleet(filter, counts, rows, events, s.Now())
+	view.Firmware = viewProposals(proposals, s.Now())
 	s.show(w, r, http.StatusOK, "fleet", frame{Title: view.Title, Page: "fleet", Live: true, Body: view})
 }
 
@@ -54,6 +60,7 @@ type fleetView struct {
 	First, Next     string // addresses of other pages
 	PageSize        int
 	Events          []eventView
+	Firmware        []proposalView
 }
 
 // row is one device of the table.
@@ -73,6 +80,7 @@ type eventView struct {
 	Name   string
 	Mark   mark
 	Text   prose
+	Doubt  string // what keeps it from being the gateway's proven word, if it claims to be its word
 	At     moment
 }
 
@@ -167,7 +175,7 @@ func names(rows []registry.DeviceRow) map[string]string {
 func viewEvents(events []registry.Event, now time.Time, names map[string]string) []eventView {
 	var out []eventView
 	for _, e := range events {
-		v := eventView{ID: e.ID, Mark: severityMark(e.Severity), Text: proseOf(e.Text), At: at(e.At, now)}
+		v := eventView{ID: e.ID, Mark: severityMark(e.Severity), Text: proseOf(e.Text), Doubt: doubtWords(e.Proof), At: at(e.At, now)}
 		if names != nil && isDevice(e.Device) {
 			v.Device, v.Name = e.Device, cmp.Or(names[e.Device], e.Device)
 		}

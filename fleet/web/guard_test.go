@@ -158,7 +158,11 @@ func TestHostileValuesAreNeverMarkup(t *testing.T) {
 	s.ok(err)
 	set, err := json.Marshal(attest.FirmwareSet{Name: evil, Measurements: []attest.Measurement{{Type: evil, Text: evil}}})
 	s.ok(err)
-	s.ok(s.AddFirmware(s.ctx, device.Model, evil, set, evil, now))
+	s.ok(s.AddFirmware(s.ctx, device.Model, evil, "h", set, evil, now))
+	last, err := s.LastVerdict(s.ctx, id)
+	s.ok(err)
+	last.Explanation, last.Firmware = append(last.Explanation, proposedPrefix+evil), &registry.Measured{Hash: evil, Body: []byte("{}"), Text: evil}
+	s.ok(s.AddVerdict(s.ctx, last))
 	h := newSite(t, store)
 	raw := regexp.MustCompile(`(?i)<img|<script>|<b onclick|\{\{|[\x00-\x08\x0b-\x1f]|\x{202e}`)
 	for _, target := range []string{"/", "/?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E", "/?model=%22%3E%3Cimg%20src=x%3E", "/devices/" + id, "/devices/%3Cscript%3E"} {

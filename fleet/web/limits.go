@@ -17,6 +17,7 @@ const (
 	ruleRows     = 100 // rules or changes shown of one verdict
 	findingRows  = 100 // health findings on a device page
 	firmwareRows = 20  // firmware sets on a device page
+	proposalRows = 5   // sets of firmware that wait for a decision
 	measureRows  = 64  // measurements shown of one firmware set
 	maxQuery     = 100 // bytes of one query parameter
 	maxStreams   = 64  // open event streams

@@ -32,6 +32,7 @@ type Fleet interface {
 type Judgements interface {
 	LastVerdict(ctx context.Context, device string) (registry.Verdict, error)
 	Firmware(ctx context.Context, model string) ([]json.RawMessage, error)
+	Proposals(ctx context.Context, limit int) ([]registry.Proposal, error)
 }
 
 // History reads what a device did, newest first. Health is

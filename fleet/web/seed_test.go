@@ -138,7 +138,7 @@ func seed(tb testing.TB, store *registry.Store) map[string]string {
 		{PCR: 2, Event: 9, Type: "EV_EFI_BOOT_SERVICES_DRIVER", Digest: sha256.Sum256([]byte("driver"))},
 	}})
 	s.ok(err)
-	s.ok(s.AddFirmware(s.ctx, "EdgeBox 220", "2026-01 (F.21)", set, "mira", now.Add(-60*24*time.Hour)))
+	s.ok(s.AddFirmware(s.ctx, "EdgeBox 220", "2026-01 (F.21)", "h", set, "mira", now.Add(-60*24*time.Hour)))
 	s.story(ids)
 	s.updates(ids)
 	return ids

@@ -82,6 +82,12 @@ func viewUpdate(u registry.UpdateRecord, now time.Time) updateView {
 	if u.Attempts > 0 {
 		facts = append(facts, count(u.Attempts, "attempt"))
 	}
+	switch doubt := doubtWords(u.Proof); {
+	case doubt != "":
+		facts = append(facts, doubt)
+	case u.Proof == registry.ProofQuoted:
+		facts = append(facts, "confirmed by a quote")
+	}
 	v.Facts = strings.Join(facts, " · ")
 	return v
 }

@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/internal/bound"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -61,15 +63,48 @@ func TestUpdatesOfADeviceAreToldFromFirstStateToOutcome(t *testing.T) {
 	h := newSite(t, store)
 	wants(t, text(get(t, h, "/devices/"+ids["weir-1"])),
 		"Running release edge 1.4.2 attested 46 s ago Slot a as the gateway reports it",
-		"1.4.2 → 1.5.0 Rolled back After 60 seconds on trial the verdict is untrusted, it was trusted before. verdict · ended 08:54:07 after 12 min · 37 chunks, 2.3 MiB fetched · 1 attempt 08:42:07",
-		"The repository Refused timestamp: 0 of 1 signatures hold tuf/signatures · ended 11 Mar 10:42 11 Mar 10:42",
-		"1.4.1 → 1.4.2 Installed ended 5 Mar 10:43 after 1 min 35 s · 37 chunks, 2.3 MiB fetched · 1 attempt 5 Mar 10:42")
+		"1.4.2 → 1.5.0 Rolled back After 60 seconds on trial the verdict is untrusted, it was trusted before. verdict · ended 08:54:07 after 12 min · 37 chunks, 2.3 MiB fetched · 1 attempt · not confirmed by a quote yet 08:42:07",
+		"The repository Refused timestamp: 0 of 1 signatures hold tuf/signatures · ended 11 Mar 10:42 · not confirmed by a quote yet 11 Mar 10:42",
+		"1.4.1 → 1.4.2 Installed ended 5 Mar 10:43 after 1 min 35 s · 37 chunks, 2.3 MiB fetched · 1 attempt · not confirmed by a quote yet 5 Mar 10:42")
 	wants(t, text(get(t, h, "/devices/"+ids["mast-hill"])),
 		"1.4.2 → 1.5.0 Under way: running it on trial last heard of 20 s ago · 1 chunk, 900 B fetched · 2 attempts 10:39:07",
 		"1.4.1 → 1.4.2 Installed, verdict pending", "1.4.1 → 1.4.2 Failed The update would fetch more than 1 GiB. budget · ended")
 	wants(t, text(get(t, h, "/devices/"+ids["pump-house-3"])), "Running release not known its boot matches no release whole, judged 12 s ago", "No update was reported yet.")
 	wants(t, text(get(t, h, "/devices/"+ids["ferry-7"])), "Running release not known the gateway has not proven yet how it booted", "Slot not told")
 	wants(t, text(get(t, h, "/")), "weir-1 "+ids["weir-1"]+" Trusted Active edge 1.4.2 agent 1.4.2 1.5.0 rolled back", "Active edge 1.4.2 agent 1.4.2 Updating to 1.5.0")
+}
+
+// TestWhatABrokerCouldHaveWrittenIsMarked until the TPM quoted it.
+func TestWhatABrokerCouldHaveWrittenIsMarked(t *testing.T) {
+	store := openRegistry(t)
+	s := seeder{t, store, t.Context()}
+	id := seed(t, store)["weir-1"]
+	h := newSite(t, store)
+	page := func() string { return text(get(t, h, "/devices/"+id)) }
+	wants(t, page(), "Not confirmed by a quote yet. Reported")
+	health, err := store.Health(t.Context(), id)
+	s.ok(err)
+	var report wire.Health
+	s.ok(json.Unmarshal(health.Body, &report))
+	verdict := func(at time.Time, posture, head string) {
+		claims, err := json.Marshal(attest.Claims{Version: 1, Posture: posture, Audit: head})
+		s.ok(err)
+		s.ok(s.AddVerdict(s.ctx, registry.Verdict{Device: id, At: at, Grade: "trusted", Gate: "full", Explanation: []string{"trusted: all"}, Claims: claims, Audit: head}))
+	}
+	name, said := bound.Outcome(wire.Update{Outcome: wire.UpdateRolledBack, Release: "1.5.0", From: "1.4.2", Rule: "verdict",
+		Text: "After 60 seconds on trial the verdict is untrusted, it was trusted before."})
+	for _, e := range []registry.Event{
+		{Kind: "command.done", Text: "A forged line.", Prev: "1", Head: "x"}, {Kind: name, Text: said, Prev: "1", Head: "2"}, {Kind: "secret.sealed", Text: "A later line.", Prev: "2", Head: "3"},
+	} {
+		e.Device, e.At, e.Severity, e.Proof = id, now, registry.Info, registry.ProofClaimed
+		s.ok(s.AddEvent(s.ctx, e))
+	}
+	wants(t, page(), "A later line. not confirmed by a quote yet", "A forged line. not confirmed by a quote yet")
+	verdict(now, bound.Posture(report.Findings), "2")
+	wants(t, page(), "Confirmed by the TPM's last quote. Reported", "1 attempt · confirmed by a quote", "A later line. not confirmed by a quote yet",
+		"A forged line. not in the audit log that the TPM quoted")
+	verdict(now.Add(time.Hour), bound.Posture(nil), "2")
+	wants(t, page(), "The TPM's last quote names another report: this one was forged or overtaken, and counts for nothing.")
 }
 
 func TestEveryStateAndOutcomeOfAnUpdateHasAWord(t *testing.T) {

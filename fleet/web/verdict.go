@@ -22,6 +22,7 @@ type verdictView struct {
 	At       moment // zero before the first verdict
 	Failed   []reason
 	Changed  []prose
+	Proposed []prose  // decisions that would accept it
 	Noted    []reason // did not hold, and costs nothing
 	Held     []reason
 }
@@ -33,7 +34,9 @@ type reason struct {
 }
 
 // Reasons tells whether there is more than the sentence.
-func (v verdictView) Reasons() bool { return len(v.Failed)+len(v.Noted)+len(v.Changed)+len(v.Held) > 0 }
+func (v verdictView) Reasons() bool {
+	return len(v.Failed)+len(v.Noted)+len(v.Changed)+len(v.Proposed)+len(v.Held) > 0
+}
 
 func viewVerdict(d registry.Device, last registry.Verdict, now time.Time) verdictView {
 	v := verdictView{Mark: gradeMark(d.Grade), HintMark: severityMark(registry.Warning)}
@@ -99,12 +102,16 @@ func onlyRule(summary string, failed []reason) (string, []reason) {
 	return failed[0].Rule, nil
 }
 
-// changedPrefix begins the lines of attest.Result.Explanation that tell what
-// changed; the others repeat rules.
-const changedPrefix = "changed since the last trusted boot: "
+// Beginnings of the lines of attest.Result.Explanation that tell what changed, and
+// what would accept it; the others repeat rules.
+const (
+	changedPrefix  = "changed since the last trusted boot: "
+	proposedPrefix = "proposed: "
+)
 
 // reasons sorts what the verifier said: rules that failed, those whose failure
-// costs nothing, what changed since the last trusted boot, rules that held.
+// costs nothing, what changed since the last trusted boot, what would accept it,
+// rules that held.
 func (v *verdictView) reasons(last registry.Verdict) {
 	var rules []attest.RuleResult
 	if json.Unmarshal(last.Rules, &rules) != nil {
@@ -124,6 +131,9 @@ func (v *verdictView) reasons(last registry.Verdict) {
 	for _, line := range last.Explanation {
 		if change, ok := strings.CutPrefix(line, changedPrefix); ok && len(v.Changed) < ruleRows {
 			v.Changed = append(v.Changed, proseOf(change))
+		}
+		if decision, ok := strings.CutPrefix(line, proposedPrefix); ok && len(v.Proposed) < ruleRows {
+			v.Proposed = append(v.Proposed, proseOf(decision))
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -80,6 +81,28 @@ func outcomeMark(outcome string) mark {
 		return mark{toneWarn, "stop", "Refused"}
 	}
 	return mark{toneWarn, "warn", "Outcome unknown"}
+}
+
+// doubtWords says what a gateway's word is worth that came by way of a broker.
+func doubtWords(proof string) string {
+	switch proof {
+	case registry.ProofClaimed:
+		return "not confirmed by a quote yet"
+	case registry.ProofStray:
+		return "not in the audit log that the TPM quoted: forged on the way, or of a log that was damaged since"
+	}
+	return ""
+}
+
+// standingMark says what the TPM's last quote makes of the newest health report.
+func standingMark(s verifier.Standing) mark {
+	switch s {
+	case verifier.Confirmed:
+		return mark{toneOK, "ok", "Confirmed by the TPM's last quote."}
+	case verifier.Doubtful:
+		return mark{toneBad, "bad", "The TPM's last quote names another report: this one was forged or overtaken, and counts for nothing."}
+	}
+	return mark{toneIdle, "wait", "Not confirmed by a quote yet."}
 }
 
 // gateWords says what a verdict means for the certificate.

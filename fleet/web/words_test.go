@@ -81,7 +81,7 @@ func TestUnreadableRecordsAreSaidAndDoNotBreakThePage(t *testing.T) {
 	s.ok(s.AddVerdict(s.ctx, registry.Verdict{Device: id, At: now, Grade: "purple", Gate: "ajar", Rules: []byte(`{"not":"a list"}`), Facts: []byte("1")}))
 	_, _, err := s.Accept(s.ctx, registry.Message{Device: id, Stream: "x", Seq: 2, Kind: string(wire.KindHealth), Received: now, Body: []byte(`{"v":2,"mood":"fine"}`)})
 	s.ok(err)
-	s.ok(s.AddFirmware(s.ctx, "m", "odd", []byte(`[]`), "mira", now))
+	s.ok(s.AddFirmware(s.ctx, "m", "odd", "h", []byte(`[]`), "mira", now))
 	s.ok(s.AddCommand(s.ctx, registry.CommandRecord{Hash: "h", Device: id, Envelope: []byte("x"), Created: now.Add(-time.Hour), Expires: now}))
 	wants(t, text(get(t, newSite(t, store), "/devices/"+id)), "Not judged The verifier gave no reason.", "health message can't be read", "unreadable set", "unreadable command expired before the gateway answered")
 }

@@ -26,10 +26,11 @@ type Finding struct {
 // Event is one entry of the audit log that an operator should see.
 type Event struct {
 	Version int    `json:"v"`
-	Name    string `json:"name"`  // "command.refused", "identity.renewed", ...
-	Text    string `json:"text"`  // a sentence
-	Index   uint64 `json:"index"` // position in the device's audit log
-	Head    string `json:"head"`  // hash of the audit log including it (hex)
+	Name    string `json:"name"`            // "command.refused", "identity.renewed", ...
+	Text    string `json:"text"`            // a sentence
+	Index   uint64 `json:"index"`           // position in the device's audit log
+	Head    string `json:"head"`            // hash of the audit log including it (hex)
+	Entry   []byte `json:"entry,omitempty"` // its line in the audit log: what Head is over
 }
 
 // LinkTest is one of a numbered run of test messages.

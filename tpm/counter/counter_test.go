@@ -5,8 +5,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -318,4 +320,27 @@ func FuzzRecordNeverBreaksCheck(f *testing.F) {
 			t.Fatal("a Name of another length")
 		}
 	})
+}
+
+// TestToolsReadTheSameCounter, and one that does not start at zero: chips start a
+// counter above all that they ever counted.
+func TestToolsReadTheSameCounter(t *testing.T) {
+	_, power := tpmtest.Start(t)
+	chip := open(t, power)
+	for round := range 3 {
+		key := newKey(t)
+		r, err := define(chip, key, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value, err := raise(chip, key, r, 2)
+		if err != nil || value != r.Initial+2 || round > 0 && r.Initial < 3 {
+			t.Fatalf("round %d: %d, began at %d: %v", round, value, r.Initial, err)
+		}
+		out, err := tpmtest.Tool(t, power.Socket, "", "tpm2_nvread", fmt.Sprintf("%#x", r.Index)).Output()
+		if err != nil || len(out) != 8 || binary.BigEndian.Uint64(out) != value {
+			t.Fatalf("the tools read %x %v, we %d", out, err, value)
+		}
+		within(t, chip, func(raw transport.TPM) { undefine(t, raw) })
+	}
 }

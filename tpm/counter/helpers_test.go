@@ -16,6 +16,8 @@ import (
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
 
+func TestMain(m *testing.M) { tpmtest.Main(m) }
+
 func dial(t *testing.T, p *tpmtest.Power) transport.TPMCloser {
 	t.Helper()
 	conn, err := net.Dial("unix", p.Socket)

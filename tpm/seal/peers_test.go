@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -24,25 +25,7 @@ import (
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
 
-// bridgeTo names the environment variable that makes this program connect its
-// standard input and output to a socket, for tools that start a command.
-const bridgeTo = "GATEWARDEN_TEST_BRIDGE"
-
-func TestMain(m *testing.M) {
-	socket := os.Getenv(bridgeTo)
-	if socket == "" {
-		os.Exit(m.Run())
-	}
-	conn, err := net.Dial("unix", socket)
-	if err != nil {
-		os.Exit(1)
-	}
-	go func() {
-		_, _ = io.Copy(conn, os.Stdin)
-		os.Exit(0)
-	}()
-	_, _ = io.Copy(os.Stdout, conn)
-}
+func TestMain(m *testing.M) { tpmtest.Main(m) }
 
 // relay answers the commands of a client from a chip, until the client leaves.
 func relay(chip transport.TPM, client io.ReadWriter) {
@@ -134,32 +117,15 @@ type tools struct {
 
 func newTools(t *testing.T, power *tpmtest.Power) *tools {
 	t.Helper()
-	if _, err := exec.LookPath("tpm2_policyauthorize"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal("tpm2-tools are not installed")
-		}
-		t.Skip("tpm2-tools are not installed: run \"make setup\"")
-	}
 	return &tools{t, t.TempDir(), share(t, power)}
 }
 
 func (p *tools) run(args ...string) {
 	p.t.Helper()
-	tcti := "cmd:" + executable(p.t)
-	cmd := exec.Command(args[0], append(args[1:], "-T", tcti)...)
-	cmd.Dir, cmd.Env = p.dir, append(os.Environ(), bridgeTo+"="+p.socket)
+	cmd := tpmtest.Tool(p.t, p.socket, p.dir, args[0], args[1:]...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		p.t.Fatalf("%v: %v\n%s", args, err, out)
 	}
-}
-
-func executable(t *testing.T) string {
-	t.Helper()
-	path, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 func (p *tools) write(name string, data []byte) string {
@@ -260,6 +226,57 @@ func TestToolsAcceptOurApproval(t *testing.T) {
 	binary.BigEndian.PutUint32(area[16:], 65537)
 	if got, want := readFile(t, p.dir, "key.name"), tpmpolicy.Name(area); !bytes.Equal(got, want) {
 		t.Errorf("Name: the tools say %x, we say %x", got, want)
+	}
+}
+
+// TestToolsUnsealWhatWeSealed in the boot that was named, and in no other.
+func TestToolsUnsealWhatWeSealed(t *testing.T) {
+	g := newGateway(t, release("1"))
+	policy := g.policy(1)
+	policy.Key = nil
+	var branches []tpmpolicy.Digest
+	for _, version := range []string{"1", "2"} {
+		values := release(version).values(policy.Ref.PCRs)
+		policy.Literal = append(policy.Literal, values)
+		branches = append(branches, mustPCR(t, tpmpolicy.Digest{}, values))
+	}
+	blob := g.seal(policy)
+	var file struct{ Public, Private []byte }
+	if err := json.Unmarshal(blob, &file); err != nil {
+		t.Fatal(err)
+	}
+	unseal := func() ([]byte, error) {
+		p := newTools(t, g.power)
+		p.write("sealed.pub", file.Public)
+		p.write("sealed.priv", file.Private)
+		p.write("operand", binary.BigEndian.AppendUint64(nil, g.record.Initial))
+		for i, branch := range branches {
+			p.write(fmt.Sprint("boot", i), branch[:])
+		}
+		p.run("tpm2_createprimary", "-C", "o", "-G", "ecc", "-c", "storage.ctx",
+			"-a", "restricted|decrypt|fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda")
+		p.run("tpm2_load", "-C", "storage.ctx", "-u", "sealed.pub", "-r", "sealed.priv", "-c", "sealed.ctx")
+		p.run("tpm2_flushcontext", "-t") // the tools share one connection, and leave objects there
+		index := fmt.Sprintf("%#x", g.record.Index)
+		p.run("tpm2_startauthsession", "--policy-session", "-S", "session.ctx")
+		defer p.run("tpm2_flushcontext", "session.ctx")
+		p.run("tpm2_policypcr", "-S", "session.ctx", "-l", "sha256:4,11,12,13")
+		if out, err := tpmtest.Tool(t, p.socket, p.dir, "tpm2_policyor", "-S", "session.ctx", "sha256:boot0,boot1").CombinedOutput(); err != nil {
+			return out, err
+		}
+		p.run("tpm2_policynv", "-S", "session.ctx", "-C", index, "-i", "operand", index, "eq")
+		p.run("tpm2_policypcr", "-S", "session.ctx", "-l", "sha256:7")
+		return tpmtest.Tool(t, p.socket, p.dir, "tpm2_unseal", "-c", "sealed.ctx", "-p", "session:session.ctx").CombinedOutput()
+	}
+	for _, version := range []string{"1", "2"} {
+		g.boot(release(version))
+		if key, err := unseal(); err != nil || !g.opensBox(blob, key) {
+			t.Errorf("boot of %s: %s %v", version, key, err)
+		}
+	}
+	g.boot(release("3"))
+	if out, err := unseal(); err == nil {
+		t.Errorf("the boot of 3 opens it: %x", out)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/google/go-tpm/tpm2"
@@ -138,6 +139,13 @@ func Alter(edit func(response []byte) []byte) Fault {
 			return nil, err
 		}
 		return edit(response), nil
+	}
+}
+
+// AlterCommand lets edit change the command before the chip gets it.
+func AlterCommand(edit func(command []byte) []byte) Fault {
+	return func(next transport.TPM, command []byte) ([]byte, error) {
+		return next.Send(edit(slices.Clone(command)))
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // Power is a machine that is switched on.
@@ -116,6 +117,10 @@ func (p *Power) Extend(_ context.Context, pcr int, digest [32]byte) error {
 	}
 	return nil
 }
+
+// Raw is the chip without the resource manager, as /dev/tpm0 is. No client may use
+// Socket at the same time.
+func (p *Power) Raw() transport.TPM { return p.mux }
 
 // Handles lists what is in the chip now, of all clients, beside persistent objects:
 // loaded objects and sessions, and sessions that were saved.

@@ -24,7 +24,7 @@ func verdicts(t *testing.T, s *registry.Store) {
 	}
 	first := registry.Verdict{
 		Device: id, At: start(), Grade: "trusted", Gate: "full", Explanation: []string{"trusted: all held"},
-		Rules: json.RawMessage(`[]`), Facts: json.RawMessage(`{"a":1}`), Memory: json.RawMessage(`{"clock":1}`),
+		Rules: json.RawMessage(`[]`), Facts: json.RawMessage(`{"a":1}`), Claims: json.RawMessage(`{"v":1}`), Memory: json.RawMessage(`{"clock":1}`),
 	}
 	second := registry.Verdict{Device: id, At: start().Add(time.Hour), Grade: "untrusted", Gate: "quarantine", Explanation: []string{"untrusted: x", "y"}}
 	must(t, s.AddVerdict(ctx, first))
@@ -70,8 +70,8 @@ func reference(t *testing.T, s *registry.Store) {
 		t.Error("a log was stored under another one's digest")
 	}
 	for range 2 {
-		must(t, s.AddFirmware(ctx, "box", "1.0", json.RawMessage(`{"n":1}`), "alice", start()))
-		must(t, s.AddFirmware(ctx, "box", "1.1", json.RawMessage(`{"n":2}`), "alice", start()))
+		must(t, s.AddFirmware(ctx, "box", "1.0", "a", json.RawMessage(`{"n":1}`), "alice", start()))
+		must(t, s.AddFirmware(ctx, "box", "1.1", "b", json.RawMessage(`{"n":2}`), "alice", start()))
 	}
 	sets, err := s.Firmware(ctx, "box")
 	must(t, err)

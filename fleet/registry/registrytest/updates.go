@@ -52,7 +52,7 @@ func updatesGrouped(t *testing.T, s *registry.Store) {
 	at := func(n time.Duration) time.Time { return start().Add(n * time.Second) }
 	want := []registry.UpdateRecord{
 		{Update: second, Device: d.device, First: at(2), Last: at(2)},
-		{Update: first, Device: d.device, First: at(1), Last: at(3)},
+		{Update: first, Device: d.device, First: at(1), Last: at(3), Proof: registry.ProofClaimed},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("updates\n%+v, want\n%+v", got, want)

@@ -1,0 +1,92 @@
+package agent_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm/tpm2"
+
+	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/fleet/verifier"
+	"github.com/gatewarden/gatewarden/internal/bench/rig"
+	"github.com/gatewarden/gatewarden/internal/wire"
+)
+
+// TestChallengesWithoutEndDoNotKeepTheChipBusy: they are unsigned, so whoever holds
+// the broker can send as many as he likes.
+func TestChallengesWithoutEndDoNotKeepTheChipBusy(t *testing.T) {
+	w := newWorld(t)
+	tap, err := rig.NewTap(filepath.Join(shortDir(t), "tap"), w.power.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tap.Close() })
+	w.gateway.Settings.TPM = "unix:" + tap.Socket
+	r := w.enrolled(t, build())
+	const span = 4 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), span)
+	defer cancel()
+	tap.Take()
+	sent := 0
+	for ; ctx.Err() == nil; sent++ {
+		c := wire.Challenge{Nonce: make([]byte, wire.NonceSize), Expires: time.Now().Add(time.Minute).UTC()}
+		if _, err := rand.Read(c.Nonce); err != nil {
+			t.Fatal(err)
+		}
+		payload, err := json.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Receive(ctx, wire.KindChallenge, payload)
+	}
+	quotes := 0
+	for _, code := range tap.Take() {
+		if code == tpm2.TPMCCQuote {
+			quotes++
+		}
+	}
+	if quotes < 1 || quotes > 2 {
+		t.Errorf("%d challenges in %v cost %d quotes, want one in 3 s", sent, span, quotes)
+	}
+}
+
+// TestWhatADeviceSaysIsConfirmedByItsNextQuote: health, audit log and all that a
+// broker carried unsigned.
+func TestWhatADeviceSaysIsConfirmedByItsNextQuote(t *testing.T) {
+	w := newWorld(t)
+	r := w.enrolled(t, build())
+	if err := r.Attest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	store := w.fleet.Server.Store()
+	last, err := store.LastVerdict(t.Context(), r.Device())
+	if err != nil {
+		t.Fatal(err)
+	}
+	health, err := store.Health(t.Context(), r.Device())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := verifier.StandingOf(health, last); s != verifier.Confirmed {
+		t.Errorf("health report: %s", s)
+	}
+	events, err := store.Events(t.Context(), r.Device(), 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := 0
+	for _, e := range events {
+		if e.Proof == registry.ProofQuoted {
+			own++
+		} else if e.Proof != registry.ProofNone {
+			t.Errorf("%s: %s is %s", e.Kind, e.Text, e.Proof)
+		}
+	}
+	if own < 2 { // started, renewed
+		t.Errorf("%d events of the gateway's audit log are proven", own)
+	}
+}
