@@ -74,7 +74,11 @@ type Agent struct {
 	report     chan struct{}          // asks for a health report now
 	askSoon    chan struct{}          // says that the last challenge was not answered
 	settle     chan struct{}          // asks to settle interrupted commands
-	rest       chan struct{}          // says that a burst of work is over
+	quotes     quotes                 // that this agent made: which verdicts are on this boot
+	ofBoot     atomic.Pointer[wire.Verdict]
+	locked     atomic.Bool   // secrets are shut until the next boot
+	shut       chan struct{} // asks whether they must be
+	rest       chan struct{} // says that a burst of work is over
 }
 
 // Build says what this binary is, and by which clock it works.
@@ -101,7 +105,8 @@ func New(ctx context.Context, s Settings, b Build, log *slog.Logger) (*Agent, er
 	}
 	a := &Agent{
 		settings: s, version: b.Version, boot: hex.EncodeToString(boot), log: log, fs: &fsx.FS{},
-		mayQuote: make(chan struct{}, 1), verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), askSoon: make(chan struct{}, 1), settle: make(chan struct{}, 1), rest: make(chan struct{}, 1),
+		mayQuote: make(chan struct{}, 1), verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), askSoon: make(chan struct{}, 1),
+		settle: make(chan struct{}, 1), shut: make(chan struct{}, 1), rest: make(chan struct{}, 1),
 	}
 	a.mayQuote <- struct{}{}
 	if err := a.open(ctx, b); err != nil {
@@ -173,7 +178,7 @@ func (a *Agent) openIdentity(ctx context.Context) (err error) {
 		Dir: a.path("identity"), FS: a.fs, TPM: a.tpm, Fleet: a.fleet.Load, Clock: a.clock,
 		Model: a.settings.model(), Hostname: a.settings.hostname(), Software: a.version, Token: a.settings.Identity.Token,
 		Collect: func(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error) {
-			return a.evidence.Collect(ctx, c, keys...)
+			return a.collect(ctx, c, keys...)
 		},
 		Verdict: a.judged, Changed: a.credentialChanged, Event: a.event, Log: a.log.With("part", "identity"),
 	})

@@ -18,6 +18,9 @@ func (a *Agent) RunLink(ctx context.Context) error { return a.link.Run(ctx) }
 // Unable counts the challenges in a row for which no evidence could be made.
 func (a *Agent) Unable() int { return int(a.unable.Load()) }
 
+// Anchor does now what is done each hour.
+func (a *Agent) Anchor(ctx context.Context) error { return a.anchorNow(ctx) }
+
 // Audit lists the names of the last events.
 func (a *Agent) Audit(n int) []string {
 	entries, err := a.audit.Tail(n)

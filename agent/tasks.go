@@ -47,6 +47,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		func(ctx context.Context) error { return a.runUpdates(ctx, a.updates) },
 		a.followTrust,
 		a.settleSecrets,
+		a.lockInQuarantine,
+		a.anchorAudit,
 		a.giveBack,
 		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
 	} {
@@ -117,6 +119,7 @@ func (a *Agent) credentialChanged(c identity.Credential) {
 	case a.settle <- struct{}{}:
 	default:
 	}
+	a.considerLock()
 }
 
 // event writes to the audit log and tells the fleet.
@@ -326,6 +329,7 @@ func (a *Agent) Status() local.Status {
 	if problem = cmp.Or(problem, a.disobeys); problem != nil {
 		s.Problem = problem.Error()
 	}
+	s.Locked = a.locked.Load()
 	if c, ok := a.identity.Current(); ok {
 		leaf := c.Leaf()
 		s.Certificate = &local.Certificate{
@@ -337,7 +341,7 @@ func (a *Agent) Status() local.Status {
 		}
 	}
 	if v := a.verdict.Load(); v != nil {
-		s.Verdict = &local.Verdict{Grade: v.Grade, Gate: v.Gate, Issued: v.Issued, Explanation: v.Explanation}
+		s.Verdict = &local.Verdict{Grade: v.Grade, Gate: v.Gate, Issued: v.Issued, Explanation: v.Explanation, Result: v.Result}
 	}
 	return s
 }

@@ -93,7 +93,7 @@ func (a *Agent) openUpdates() (err error) {
 	u := a.settings.Update
 	a.updates, err = update.New(update.Config{
 		FS: a.fs, Dir: a.path("update"), Repo: a.repo, Installer: installer{a.helper}, Chunks: a.mirrors.chunks, Fetched: a.mirrors.meter.Read,
-		Secrets: a.secrets, Condition: a.conditionSince(a.verdict.Load()), Report: a.reportUpdate,
+		Secrets: a.secrets, Condition: a.condition, Report: a.reportUpdate,
 		Budget: u.Budget, Every: time.Duration(u.Interval), Auto: u.Auto, Settle: settleTime, Patience: update.DefaultPatience(),
 		Uptime: uptime, Now: a.clock.Time, Rand: rand.Float64, Log: a.log,
 	})
@@ -128,21 +128,18 @@ func (a *Agent) reportUpdate(u wire.Update) error {
 	return nil
 }
 
-// conditionSince tells how the device does. before is the verdict that was found on
-// disk: it is of another boot, and proves nothing of this one.
-func (a *Agent) conditionSince(before *wire.Verdict) func() update.Condition {
-	return func() update.Condition {
-		c := update.Condition{Checks: make(map[string]string), Link: a.link.Status().Connected}
-		for _, f := range a.health.Report().Findings {
-			if f.Status != health.Unknown || f.Summary != notChecked {
-				c.Checks[f.Check] = f.Status
-			}
+// condition tells how the device does. A verdict on another boot proves nothing.
+func (a *Agent) condition() update.Condition {
+	c := update.Condition{Checks: make(map[string]string), Link: a.link.Status().Connected}
+	for _, f := range a.health.Report().Findings {
+		if f.Status != health.Unknown || f.Summary != notChecked {
+			c.Checks[f.Check] = f.Status
 		}
-		if v := a.verdict.Load(); v != nil && v != before {
-			c.Verdict = v.Grade
-		}
-		return c
 	}
+	if v := a.ofBoot.Load(); v != nil {
+		c.Verdict = v.Grade
+	}
+	return c
 }
 
 // uptime is the time since boot, sleep included.

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +16,12 @@ import (
 	"github.com/gatewarden/gatewarden/agent/audit"
 	"github.com/gatewarden/gatewarden/agent/link"
 	"github.com/gatewarden/gatewarden/e2e/lab"
+	"github.com/gatewarden/gatewarden/e2e/lab/image"
+	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/internal/ledger"
 	"github.com/gatewarden/gatewarden/tpm/seal"
+	"github.com/gatewarden/gatewarden/update/boot"
 )
 
 // harm counts what is wrong in crash states.
@@ -40,25 +46,32 @@ func TestNoCrashStateLosesWhatWasAcknowledged(t *testing.T) {
 			` + lab.Mark + ` || exit 1
 		done`)
 	w.vm.PowerCut()
-	states := 300
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	honest := w.crashes(states, seed, lab.Lose{})
+	states, seed := 300, newSeed(w)
+	honest := w.crashes(states, seed, lab.Lose{}, (*harm).examine)
 	t.Logf("as disks do: %+v", honest)
 	if honest.unclean+honest.lost+honest.damaged > 0 {
 		t.Errorf("a power cut does harm: %+v", honest)
 	}
-	ignored := w.crashes(states/3, seed, lab.Lose{Flushed: true})
+	ignored := w.crashes(states/3, seed, lab.Lose{Flushed: true}, (*harm).examine)
 	t.Logf("control, flushes ignored: %+v", ignored)
-	if ignored.unclean+ignored.lost+ignored.damaged == 0 {
-		t.Error("with flushes ignored nothing is lost: the test sees nothing")
+	if ignored.unclean == 0 || ignored.lost == 0 {
+		t.Error("with flushes ignored no secret or no file system is lost: the test sees nothing")
 	}
 	if honest.inPlace == 0 {
 		t.Error("a file written in place lost nothing: the test sees nothing")
 	}
 }
 
-func (w *world) crashes(n int, seed uint64, lose lab.Lose) harm {
+// newSeed is another one for each run, and told.
+func newSeed(w *world) uint64 {
+	seed := uint64(time.Now().UnixNano())
+	w.Logf("seed %d", seed)
+	return seed
+}
+
+// crashes examines what n cuts leave of the data partition, once it was repaired as a
+// boot does it.
+func (w *world) crashes(n int, seed uint64, lose lab.Lose, examine func(h *harm, w *world, dir string, acked int)) harm {
 	w.Helper()
 	var h harm
 	w.vm.CrashStates("data", n, seed, lose, func(c lab.Crash) {
@@ -67,13 +80,13 @@ func (w *world) crashes(n int, seed uint64, lose lab.Lose) harm {
 		w.check(err)
 		if !clean {
 			h.unclean++
-			return
 		}
-		dir := w.TempDir()
+		dir, err := os.MkdirTemp(filepath.Dir(c.Image), "crash") // in memory
+		w.check(err)
 		for _, folder := range []string{"/gatewarden", "/gatewarden-helper", "/lab"} {
 			w.check(c.Extract(folder, dir))
 		}
-		h.examine(w, dir, c.Acked)
+		examine(&h, w, dir, c.Acked)
 		w.check(os.RemoveAll(dir))
 	})
 	return h
@@ -81,9 +94,8 @@ func (w *world) crashes(n int, seed uint64, lose lab.Lose) harm {
 
 // examine looks at the state as agent and helper do when they start.
 func (h *harm) examine(w *world, dir string, acked int) {
-	state := filepath.Join(dir, "gatewarden")
 	for n := 1; n <= acked; n++ {
-		blob, err := os.ReadFile(filepath.Join(state, "secrets", fmt.Sprintf("s%d.sealed", n)))
+		blob, err := os.ReadFile(filepath.Join(dir, "gatewarden/secrets", fmt.Sprintf("s%d.sealed", n)))
 		if err == nil {
 			_, err = seal.Inspect(blob)
 		}
@@ -99,18 +111,24 @@ func (h *harm) examine(w *world, dir string, acked int) {
 			h.inPlace++
 		}
 	}
+	h.read(w, dir, acked)
+}
+
+// read reads all state as agent and helper do when they start. Before the first mark it
+// may not have been made yet.
+func (h *harm) read(w *world, dir string, acked int) {
 	if acked == 0 {
-		return // the state may not have been made yet
+		return
 	}
-	if err := errors.Join(whole(state), readable(dir)); err != nil {
+	if err := errors.Join(agentReads(filepath.Join(dir, "gatewarden")), helperReads(w, dir), valid(dir)); err != nil {
 		w.Logf("after %d: %v", acked, err)
 		h.damaged++
 	}
 }
 
-// whole opens the audit log and the outbox as the agent does, which moves aside what
-// is damaged.
-func whole(state string) error {
+// agentReads opens the audit log, the outbox and the ledger as the agent does, which
+// moves aside what is damaged.
+func agentReads(state string) error {
 	if _, err := audit.Open(&fsx.FS{}, filepath.Join(state, "audit.log"), time.Now); err != nil {
 		return err
 	}
@@ -121,6 +139,9 @@ func whole(state string) error {
 	if err := box.Close(); err != nil {
 		return err
 	}
+	if _, err := ledger.Open(&fsx.FS{}, filepath.Join(state, "commands.ledger")); err != nil {
+		return err
+	}
 	moved, err := filepath.Glob(filepath.Join(state, "*.damaged"))
 	if err == nil && len(moved) > 0 {
 		err = fmt.Errorf("%s was damaged", moved[0])
@@ -128,8 +149,53 @@ func whole(state string) error {
 	return err
 }
 
-// readable returns an error unless all JSON that lies there is whole.
-func readable(dir string) error {
+// helperReads starts a helper on the state, which says in its log what it finds
+// damaged. That it believes itself in slot a does not matter to its records.
+func helperReads(w *world, dir string) error {
+	slots, product, state := filepath.Join(dir, "loader"), filepath.Join(dir, "product.json"), filepath.Join(dir, "gatewarden-helper")
+	err := errors.Join(os.WriteFile(product, []byte(image.ProductFile("1.0.0")), 0o644), boot.FileInit(slots, boot.SlotA))
+	if _, err := boot.FileBoot(slots); err != nil {
+		return err
+	}
+	loader, err1 := boot.Detect(boot.Deps{FS: &fsx.FS{}, Folder: slots})
+	listener, err2 := helper.Listen(filepath.Join(dir, "socket"), os.Geteuid())
+	if err := errors.Join(err, err1, err2); err != nil {
+		return err
+	}
+	var said bytes.Buffer
+	err = helper.Run(w.Context(), helper.Config{
+		Listener: listener, Trust: dir, State: state, Software: "lab", Build: time.Unix(1, 0), BootID: "lab", Idle: time.Millisecond,
+		Updates: &helper.Updates{Loader: loader, Slots: slots, Product: product},
+		EKName:  func(context.Context) ([]byte, error) { return nil, errors.New("there is no TPM") },
+		Reboot:  func(context.Context) error { return errors.New("there is nothing to reboot") },
+		Now:     time.Now, Synced: func() bool { return true }, FS: &fsx.FS{},
+		Log: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	})
+	if err == nil && said.Len() > 0 {
+		err = fmt.Errorf("the helper says %s", said.String())
+	}
+	return err
+}
+
+// What the crash states are read with sees damage.
+func TestDamagedStateOfAHelperIsSeen(t *testing.T) {
+	w := &world{Lab: &lab.Lab{TB: t}}
+	for _, name := range []string{"slots.json", "release-floor.json", "time-floor.json", "challenge.json", "commands.ledger"} {
+		dir := t.TempDir()
+		state := filepath.Join(dir, "gatewarden-helper")
+		w.check(os.Mkdir(state, 0o700))
+		if err := helperReads(w, dir); err != nil {
+			t.Fatalf("an empty state: %v", err)
+		}
+		w.check(os.WriteFile(filepath.Join(state, name), []byte("{\"v\": 1, torn\n\n"), 0o600))
+		if err := helperReads(w, dir); err == nil {
+			t.Errorf("a damaged %s is not seen", name)
+		}
+	}
+}
+
+// valid returns an error unless all JSON that lies there is whole.
+func valid(dir string) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.Ext(path) != ".json" {
 			return err

@@ -26,7 +26,7 @@ type owner struct {
 // the cache: to make them takes longer than many a story.
 func newOwner(w *world, first image.Built) *owner {
 	w.Helper()
-	template, err := w.Cache.Get("owner", []string{filepath.Dir(first.UKI)}, func(dir string) error {
+	template, err := w.Cache.Get("owner", []string{first.Dir}, func(dir string) error {
 		o := &owner{world: w}
 		var err error
 		if o.repo, err = release.Init(author(dir), release.DefaultInit(image.Product)); err != nil {
@@ -59,7 +59,7 @@ func confirm() contents.Confirm {
 func (o *owner) add(b image.Built, epoch uint64) error {
 	_, err := o.repo.Build(o.Context(), release.BuildOptions{
 		Product: image.Product, Channel: image.Channel, Version: b.Version, Epoch: epoch, Hardware: []string{image.Hardware},
-		Rootfs: b.Rootfs, UKI: b.UKI, Loader: b.Loader, Confirm: confirm(),
+		Rootfs: b.Rootfs, UKIA: b.UKI("a"), UKIB: b.UKI("b"), Loader: b.Loader, Confirm: confirm(),
 	})
 	return err
 }

@@ -25,15 +25,15 @@ const (
 
 func tamperings() []tampering {
 	return []tampering{
-		{"an altered command line", func(w *world) { w.replaceUKI(image.Release{Version: "1.0.0", Slot: "a", Words: "lab.evil=1"}) },
+		{"an altered command line", func(w *world) { w.replaceUKI(image.Release{Version: "1.0.0", Words: "lab.evil=1"}) },
 			[]string{"failed", "command line", "lab.evil=1"}, "PCR"},
 		{"a boot entry beside the slots'", func(w *world) {
-			w.vm.Put(entry, []byte("title evil\nefi /EFI/Linux/gw-a.efi\noptions "+image.Release{Slot: "a"}.CommandLine()+" lab.evil=1\n"))
+			w.vm.Put(entry, []byte("title evil\nefi /EFI/Linux/gw-a.efi\noptions "+image.Release{Deb: w.deb}.CommandLine("a")+" lab.evil=1\n"))
 			w.vm.Run("echo 'default evil.conf' >>/efi/loader/loader.conf")
 		}, []string{"untrusted", "command line", "lab.evil=1"}, "evil.conf"},
-		{"a swapped kernel", func(w *world) { w.replaceUKI(image.Release{Version: "1.0.0", Slot: "a", OtherKernel: true}) },
+		{"a swapped kernel", func(w *world) { w.replaceUKI(image.Release{Version: "1.0.0", OtherKernel: true}) },
 			[]string{"failed", "boot application"}, "PCR"},
-		{"another image", func(w *world) { w.replaceUKI(image.Release{Version: "6.6.6", Slot: "a", Words: "lab.other=1"}) },
+		{"another image", func(w *world) { w.replaceUKI(image.Release{Version: "6.6.6", Words: "lab.other=1"}) },
 			[]string{"failed", "command line", "lab.other=1"}, "PCR"},
 	}
 }
@@ -42,7 +42,7 @@ func tamperings() []tampering {
 func (w *world) replaceUKI(r image.Release) {
 	w.Helper()
 	r.Deb = w.deb
-	data, err := os.ReadFile(w.build(r).UKI)
+	data, err := os.ReadFile(w.build(r).UKI("a"))
 	w.check(err)
 	w.vm.Put(running, data)
 }

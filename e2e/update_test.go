@@ -11,8 +11,8 @@ import (
 )
 
 // later is a release after the first.
-func (w *world) later(version, slot string, change func(*image.Release)) image.Built {
-	r := image.Release{Deb: w.deb, Version: version, Slot: slot}
+func (w *world) later(version string, change func(*image.Release)) image.Built {
+	r := image.Release{Deb: w.deb, Version: version}
 	if change != nil {
 		change(&r)
 	}
@@ -43,27 +43,19 @@ ExecStart=sh -c 'read -r up _ </proc/uptime; . /etc/os-release; echo "LAB-UP ver
 WantedBy=multi-user.target
 `
 
-// Story 2: from A to B on the real boot loader; a bad release is left again.
+// Story 2: from A to B on the real boot loader; a bad release is left again, and a good
+// one goes from B to A.
 func TestAReleaseGoesFromAToBAndABadOneIsLeftAgain(t *testing.T) {
 	w := newWorld(t, setup{})
 	w.enrol()
 	w.seal()
-	w.offer(w.later("2.0.0", "b", nil))
+	w.offer(w.later("2.0.0", nil))
 	down := time.Now()
 	w.vm.Up()
-	if out := w.vm.Run("cat /proc/cmdline"); !strings.Contains(out, "slot-b") {
-		t.Fatalf("the trial runs with %s", out)
-	}
-	if u := w.outcome("2.0.0", trialLimit); u.Outcome != wire.UpdateInstalled {
-		t.Fatalf("release 2.0.0: %s: %s", u.Outcome, u.Text)
-	}
-	s := w.judged(trusted, down)
-	w.says(s.Verdict.Explanation[:1], "2.0.0")
-	w.opens()
-	w.Until("the boot is blessed", agentLimit, func() error { return w.hasEntries("gw-a.efi gw-b.efi") })
+	w.stays("2.0.0", "b", down)
 
 	began := time.Now()
-	w.offer(w.later("3.0.0", "a", func(r *image.Release) {
+	w.offer(w.later("3.0.0", func(r *image.Release) {
 		r.Files = map[string]string{"etc/systemd/system/lab-report.service": unhealthy}
 	}))
 	w.vm.WaitFor("LAB-UP version=3.0.0", 1, trialLimit)
@@ -75,6 +67,28 @@ func TestAReleaseGoesFromAToBAndABadOneIsLeftAgain(t *testing.T) {
 	t.Logf("release 3.0.0 was left after %.0f s: %s", time.Since(began).Seconds(), u.Text)
 	w.judged(trusted, began)
 	w.opens()
+	if quick() {
+		return
+	}
+	w.offer(w.later("4.0.0", nil))
+	down = time.Now()
+	w.vm.Up()
+	w.stays("4.0.0", "a", down)
+}
+
+// stays waits until a release on trial in slot is committed, trusted, and opens what
+// was sealed before it.
+func (w *world) stays(version, slot string, since time.Time) {
+	w.Helper()
+	if out := w.vm.Run("cat /proc/cmdline"); !strings.Contains(out, "slot-"+slot) {
+		w.Fatalf("the trial runs with %s", out)
+	}
+	if u := w.outcome(version, trialLimit); u.Outcome != wire.UpdateInstalled {
+		w.Fatalf("release %s: %s: %s", version, u.Outcome, u.Text)
+	}
+	w.says(w.judged(trusted, since).Verdict.Explanation[:1], version)
+	w.opens()
+	w.Until("the boot is blessed", agentLimit, func() error { return w.hasEntries("gw-a.efi gw-b.efi") })
 }
 
 const dyingInit = "#!/bin/sh\necho LAB-BROKEN-INIT >/dev/console\nexit 1\n"
@@ -85,7 +99,7 @@ func TestAReleaseWhoseInitDiesIsLeftByItself(t *testing.T) {
 	w := newWorld(t, setup{})
 	w.enrol()
 	began := time.Now()
-	w.offer(w.later("2.0.0", "b", func(r *image.Release) { r.Files = map[string]string{"usr/lib/systemd/systemd": dyingInit} }))
+	w.offer(w.later("2.0.0", func(r *image.Release) { r.Files = map[string]string{"usr/lib/systemd/systemd": dyingInit} }))
 	w.vm.WaitFor("LAB-BROKEN-INIT", 1, trialLimit)
 	w.vm.WaitFor("LAB-UP version=1.0.0", 2, trialLimit)
 	u := w.outcome("2.0.0", trialLimit)
@@ -93,7 +107,8 @@ func TestAReleaseWhoseInitDiesIsLeftByItself(t *testing.T) {
 		t.Fatalf("release 2.0.0: %s: %s", u.Outcome, u.Text)
 	}
 	t.Logf("after %.0f s the fleet knows: %s", time.Since(began).Seconds(), u.Text)
-	if n := w.vm.Count("LAB-BROKEN-INIT"); n != 1 {
+	// The device can't tell it from a power cut in the trial, after which there is one more.
+	if n := w.vm.Count("LAB-BROKEN-INIT"); n > 2 {
 		t.Errorf("the broken release was started %d times", n)
 	}
 	w.judged(trusted, began)
@@ -105,7 +120,7 @@ func TestPowerCutsAroundATrialCostNoMoreThanATrial(t *testing.T) {
 	w := newWorld(t, setup{})
 	w.enrol()
 	w.seal()
-	w.owner.release(w.later("2.0.0", "b", nil), 1)
+	w.owner.release(w.later("2.0.0", nil), 1)
 	w.Until("the trial is set", updateLimit, func() error {
 		out, err := w.vm.Try("ls /efi/EFI/Linux")
 		if err != nil || !strings.Contains(out, "gw-b+1.efi\n") {

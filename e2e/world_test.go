@@ -70,18 +70,23 @@ type setup struct {
 	extra    string               // of agent.toml
 	grub     bool                 // GRUB starts the kernel
 	coldBoot bool                 // boot instead of restoring the snapshot
+	bare     bool                 // nobody has installed or configured the product yet
 }
 
-// newWorld installs a fleet and a gateway, which runs but knows no fleet yet.
+// newWorld installs a fleet and a gateway, which runs and knows its fleet, but not the
+// fleet it.
 func newWorld(t *testing.T, s setup) *world {
 	t.Helper()
 	w := &world{Lab: lab.Open(t), dir: t.TempDir()}
 	var err error
 	w.deb, err = builtPackage()
 	w.check(err)
-	born := image.Release{Deb: w.deb, Version: "1.0.0", Slot: "a"}
+	born := image.Release{Deb: w.deb, Version: "1.0.0"}
 	if s.first != nil {
 		s.first(&born)
+	}
+	if s.bare {
+		born.Deb = ""
 	}
 	first := w.build(born)
 	what := image.Disk{A: first, Spare: first.Rootfs}
@@ -102,7 +107,9 @@ func newWorld(t *testing.T, s setup) *world {
 	w.check(os.WriteFile(filepath.Join(w.settings.EKRoots, "lab.pem"), w.vm.TPMMaker(), 0o600))
 	w.serve()
 	w.Cleanup(func() { w.stopped() })
-	w.configure(s.extra)
+	if !s.bare {
+		w.configure(s.extra)
+	}
 	return w
 }
 
@@ -209,7 +216,7 @@ func (w *world) serve() {
 func (w *world) configure(extra string) {
 	w.Helper()
 	settings := fmt.Sprintf("[identity]\nmodel = %q\nhostname = \"gateway\"\n[health]\ninterval = \"10s\"\n[attest]\ninterval = \"1m\"\n[update]\ninterval = \"15s\"\n%s", image.Hardware, extra)
-	w.vm.Put("/var/lib/lab/agent.toml", []byte(settings))
+	w.vm.Put("/etc/gatewarden/agent.toml", []byte(settings))
 	for _, name := range []string{"root.json", "operators.json", "fleet.json"} { // the last one starts the agent
 		data, err := os.ReadFile(w.trust(name))
 		w.check(err)

@@ -34,6 +34,7 @@ type Status struct {
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Health      Health       `json:"health"`
 	Verdict     *Verdict     `json:"verdict,omitempty"`
+	Locked      bool         `json:"locked,omitempty"` // quarantine shut all secrets until the next boot
 	AuditIndex  uint64       `json:"audit_index"`
 	AuditHead   string       `json:"audit_head"`
 }
@@ -65,6 +66,7 @@ type Verdict struct {
 	Gate        wire.Gate `json:"gate"`
 	Issued      time.Time `json:"issued"`
 	Explanation []string  `json:"explanation"`
+	Result      string    `json:"result,omitempty"` // the same for others: a signed attestation result, valid for minutes
 }
 
 // Source is what the server asks.

@@ -22,10 +22,10 @@ func agentVerb(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s.Identity.Token = cmp.Or(s.Identity.Token, credentialToken())
 			if s.TPMAuth, err = tpm.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY")); err != nil {
 				return err
 			}
+			s.Identity.Token = cmp.Or(s.Identity.Token, credentialToken())
 			log := o.logger(verbose)
 			restrict(s, "/etc/resolv.conf", log)
 			a, err := agent.New(cmd.Context(), s, build(), log)

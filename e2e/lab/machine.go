@@ -50,6 +50,7 @@ type VM struct {
 	chip    *exec.Cmd
 	ended   chan struct{} // closed when qemu has ended
 	booted  int           // LAB-UP lines seen before this start
+	keyless bool          // its firmware has no keys, and so refuses nothing
 }
 
 // Boot makes a machine and starts it. It returns when ssh answers.
@@ -139,18 +140,19 @@ func (vm *VM) PowerCut() {
 	vm.must(vm.kill())
 }
 
-// SecureBoot has the firmware of a machine that is off refuse what is not signed, or
-// not. Whoever has the machine in front of him can do that.
+// SecureBoot switches Secure Boot of a machine that is off and was made with it: the
+// same firmware has the keys, or none. Whoever has the machine in front of him can do
+// that.
 func (vm *VM) SecureBoot(on bool) {
 	vm.Helper()
-	vm.machine.SecureBoot = on
+	vm.keyless = !on
 	vm.must(vm.firmware())
 }
 
 // firmware gives the machine fresh firmware variables.
 func (vm *VM) firmware() error {
 	vars := "/usr/share/OVMF/OVMF_VARS_4M.fd"
-	if vm.machine.SecureBoot {
+	if vm.machine.SecureBoot && !vm.keyless {
 		vars = "/usr/share/OVMF/OVMF_VARS_4M.snakeoil.fd"
 	}
 	return host("qemu-img", "convert", "-f", "raw", "-O", "qcow2", vars, vm.path("vars.qcow2"))

@@ -55,13 +55,13 @@ func (c *Cache) Disk(d Disk) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	key := []any{own, filepath.Dir(d.A.UKI), filepath.Dir(d.Spare), d.Loader}
+	key := []any{own, d.A.Dir, filepath.Dir(d.Spare), d.Loader}
 	dir, err := c.Get("disk", key, func(dir string) error {
 		esp, data := filepath.Join(dir, "esp"), filepath.Join(dir, "data")
 		defer os.Remove(esp)
 		defer os.Remove(data)
 		return errors.Join(
-			makeESP(esp, d), makeData(data, filepath.Join(system, "root/var/lib"), d.A.UKI),
+			makeESP(esp, d), makeData(data, filepath.Join(system, "root/var/lib"), d.A.UKI("a")),
 			assemble(filepath.Join(dir, "disk.raw"), map[string]string{"esp": esp, "slot-a": d.A.Rootfs, "slot-b": d.Spare, "data": data}))
 	})
 	return filepath.Join(dir, "disk.raw"), err
@@ -70,7 +70,7 @@ func (c *Cache) Disk(d Disk) (string, error) {
 func makeESP(path string, d Disk) error {
 	conf := path + ".conf"
 	defer os.Remove(conf)
-	files := map[string]string{"EFI/BOOT/BOOTX64.EFI": d.A.Loader, "EFI/Linux/gw-a.efi": d.A.UKI, "loader/loader.conf": conf}
+	files := map[string]string{"EFI/BOOT/BOOTX64.EFI": d.A.Loader, "EFI/Linux/gw-a.efi": d.A.UKI("a"), "loader/loader.conf": conf}
 	if d.Loader != nil {
 		files = d.Loader
 	}

@@ -15,9 +15,9 @@ func (c *Cache) Grub(r Release) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := c.Get("grub", []string{filepath.Base(system), r.CommandLine()}, func(dir string) error {
+	dir, err := c.Get("grub", []string{filepath.Base(system), r.CommandLine("a")}, func(dir string) error {
 		conf := filepath.Join(dir, "grub.cfg")
-		text := "search --no-floppy --set=root --label ESP\nlinux /kernel " + r.CommandLine() + "\ninitrd /initrd\nboot\n"
+		text := "search --no-floppy --set=root --label ESP\nlinux /kernel " + r.CommandLine("a") + "\ninitrd /initrd\nboot\n"
 		modules := strings.Fields("part_gpt fat normal linux search search_label tpm")
 		args := append([]string{"-O", "x86_64-efi", "-o", filepath.Join(dir, "grub.efi"), "-p", "/", "-c", conf}, modules...)
 		return errors.Join(os.WriteFile(conf, []byte(text), 0o644), run("grub-mkimage", args...))

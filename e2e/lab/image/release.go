@@ -26,9 +26,8 @@ const BaseCommandLine = "console=ttyS0 panic=5 quiet net.ifnames=0 systemd.show_
 
 // Release is one version of what a gateway runs.
 type Release struct {
-	Deb     string // path of the product's package
+	Deb     string // path of the product's package; empty: a Debian without it, whose root can be written
 	Version string
-	Slot    string // "a" or "b": its command line names it
 	// Words are added to the command line.
 	Words string
 	// Files are contents by path, below the root, instead of the tree's.
@@ -44,10 +43,13 @@ type Release struct {
 // Built are the files of a built release.
 type Built struct {
 	Release
+	Dir    string // of the files, named by all that went in
 	Rootfs string // image of the root file system
-	UKI    string
 	Loader string // the systemd-boot that starts it
 }
+
+// UKI is the release's boot image for a slot, which its command line names.
+func (b Built) UKI(slot string) string { return filepath.Join(b.Dir, "gw-"+slot+".efi") }
 
 // Build makes a release's images, or finds them in the cache.
 func (c *Cache) Build(r Release) (Built, error) {
@@ -63,7 +65,7 @@ func (c *Cache) Build(r Release) (Built, error) {
 		}
 		return c.boot(dir, system, r)
 	})
-	return Built{r, filepath.Join(dir, "rootfs.img"), filepath.Join(dir, "gw.efi"), filepath.Join(dir, "loader.efi")}, err
+	return Built{r, dir, filepath.Join(dir, "rootfs.img"), filepath.Join(dir, "loader.efi")}, err
 }
 
 // rootfs makes the image of the root file system. Two releases differ in the blocks
@@ -74,7 +76,10 @@ func (c *Cache) rootfs(dir, system string, r Release) error {
 		return err
 	}
 	defer os.RemoveAll(tree)
-	files := map[string]string{"etc/gatewarden/product.json": productJSON(r.Version), "usr/lib/os-release": osRelease(r.Version)}
+	files := map[string]string{"usr/lib/os-release": osRelease(r.Version)}
+	if r.Deb != "" {
+		files["etc/gatewarden/product.json"] = ProductFile(r.Version)
+	}
 	for path, content := range r.Files {
 		files[path] = content
 	}
@@ -110,7 +115,8 @@ func replace(path, content string) error {
 	return errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(content), mode), os.Chmod(path, mode))
 }
 
-func productJSON(version string) string {
+// ProductFile is product.json of a gateway that was born with a version.
+func ProductFile(version string) string {
 	rootfs := map[string]string{"a": "/dev/disk/by-partlabel/slot-a", "b": "/dev/disk/by-partlabel/slot-b"}
 	raw, _ := json.Marshal(map[string]any{ // of strings and numbers: can't fail
 		"v": 1, "product": Product, "channel": Channel, "hardware": Hardware, "version": version, "epoch": 1,
@@ -123,43 +129,62 @@ func osRelease(version string) string {
 	return fmt.Sprintf("ID=%s\nNAME=%s\nVERSION_ID=%s\n", Product, Product, version)
 }
 
-// CommandLine is the kernel's.
-func (r Release) CommandLine() string {
-	return strings.TrimSpace("root=PARTLABEL=slot-" + r.Slot + " ro " + BaseCommandLine + " " + r.Words)
+// CommandLine is the kernel's in a slot.
+func (r Release) CommandLine(slot string) string {
+	mode := "ro"
+	if r.Deb == "" {
+		mode = "rw"
+	}
+	return strings.TrimSpace("root=PARTLABEL=slot-" + slot + " " + mode + " " + BaseCommandLine + " " + r.Words)
 }
 
-// boot makes the unified kernel image and takes the boot loader.
+// boot makes the unified kernel image of each slot and takes the boot loader.
 func (c *Cache) boot(dir, system string, r Release) error {
-	initrd, line := filepath.Join(system, "initrd"), r.CommandLine()
+	osrel, kernel, loader := filepath.Join(dir, "osrel"), filepath.Join(dir, "kernel"), filepath.Join(dir, "loader.efi")
+	steps := []func() error{
+		func() error { return os.WriteFile(osrel, []byte(osRelease(r.Version)), 0o644) },
+		func() error { return run("cp", filepath.Join(system, "kernel"), kernel) },
+		func() error { return run("cp", filepath.Join(system, "efi/systemd-bootx64.efi"), loader) },
+	}
+	if r.OtherKernel {
+		steps = append(steps, func() error { return run("truncate", "-s", "+8", kernel) })
+	}
+	if r.Signed {
+		steps = append(steps, func() error { return sign(loader) })
+	}
+	for _, step := range append(steps, func() error { return bootImages(dir, system, r) }, func() error { return os.Remove(kernel) }) {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bootImages makes the unified kernel images. They differ in their command lines.
+func bootImages(dir, system string, r Release) error {
+	initrd, verity := filepath.Join(system, "initrd"), ""
 	if r.Verity {
-		initrd += ".verity"
 		words, err := hashTree(filepath.Join(dir, "rootfs.img"))
 		if err != nil {
 			return err
 		}
-		line += " " + words
+		initrd, verity = initrd+".verity", " "+words
 	}
-	osrel, cmdline, kernel := filepath.Join(dir, "osrel"), filepath.Join(dir, "cmdline"), filepath.Join(dir, "kernel")
-	image, loader := filepath.Join(dir, "gw.efi"), filepath.Join(dir, "loader.efi")
-	err := errors.Join(
-		os.WriteFile(osrel, []byte(osRelease(r.Version)), 0o644), os.WriteFile(cmdline, []byte(line), 0o644),
-		run("cp", filepath.Join(system, "kernel"), kernel),
-		run("cp", filepath.Join(system, "efi/systemd-bootx64.efi"), loader))
-	if err != nil {
-		return err
-	}
-	defer os.Remove(kernel)
-	if r.OtherKernel {
-		if err := run("truncate", "-s", "+8", kernel); err != nil {
+	for _, slot := range []string{"a", "b"} {
+		cmdline, image := filepath.Join(dir, "cmdline-"+slot), filepath.Join(dir, "gw-"+slot+".efi")
+		if err := os.WriteFile(cmdline, []byte(r.CommandLine(slot)+verity), 0o644); err != nil {
+			return err
+		}
+		err := uki(filepath.Join(system, "efi/linuxx64.efi.stub"), image, []section{
+			{".osrel", filepath.Join(dir, "osrel")}, {".cmdline", cmdline}, {".initrd", initrd}, {".linux", filepath.Join(dir, "kernel")}})
+		if err == nil && r.Signed {
+			err = sign(image)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	err = uki(filepath.Join(system, "efi/linuxx64.efi.stub"), image, []section{
-		{".osrel", osrel}, {".cmdline", cmdline}, {".initrd", initrd}, {".linux", kernel}})
-	if err == nil && r.Signed {
-		err = errors.Join(sign(image), sign(loader))
-	}
-	return err
+	return nil
 }
 
 // hashTree appends dm-verity's hash tree to an image and returns what the command

@@ -39,9 +39,9 @@ func masked() []string {
 		systemd-random-seed.service systemd-machine-id-commit.service systemd-boot-update.service`)
 }
 
-// system is Debian as a gateway has it, with the product's package installed: a
-// folder with the root file system in root, the kernel in kernel, what it boots
-// with in efi.
+// system is Debian as a gateway has it, with the product's package installed if deb
+// names it: a folder with the root file system in root, the kernel in kernel, what it
+// boots with in efi.
 func (c *Cache) system(deb string) (string, error) {
 	base, err := c.base()
 	if err != nil {
@@ -51,9 +51,11 @@ func (c *Cache) system(deb string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	product, err := Sum(deb)
-	if err != nil {
-		return "", err
+	product := "none"
+	if deb != "" {
+		if product, err = Sum(deb); err != nil {
+			return "", err
+		}
 	}
 	return c.Get("system", []string{filepath.Dir(base), own, product}, func(dir string) error {
 		root := filepath.Join(dir, "root")
@@ -74,8 +76,9 @@ func (c *Cache) furnish(dir, root, deb string) error {
 		},
 		func() error { return initrd(filepath.Join(dir, "initrd"), root, version) },
 		func() error { return slim(root, version) },
-		func() error { return c.install(root, deb) },
+		func() error { return c.product(root, deb) },
 		func() error { return c.guest(root) },
+		func() error { return withoutProduct(root, deb) },
 	} {
 		if err := step(); err != nil {
 			return err
@@ -109,8 +112,11 @@ func slim(root, version string) error {
 	return errors.Join(errs...)
 }
 
-// install installs the package as a user does, but for the network.
-func (c *Cache) install(root, deb string) error {
+// product installs the package as a user does, but for the network.
+func (c *Cache) product(root, deb string) error {
+	if deb == "" {
+		return nil
+	}
 	inside := filepath.Join(root, "tmp/gatewarden.deb")
 	if err := run("cp", deb, inside); err != nil {
 		return err
@@ -153,6 +159,14 @@ func (c *Cache) guest(root string) error {
 		run("chroot", append([]string{root, "systemctl", "-q", "mask"}, masked()...)...),
 		run("chroot", root, "systemctl", "-q", "enable", "ssh", "lab-network", "lab-report", "lab-off"),
 	)
+}
+
+// withoutProduct takes the product's files out of the guest's if it has no package.
+func withoutProduct(root, deb string) error {
+	if deb != "" {
+		return nil
+	}
+	return errors.Join(os.RemoveAll(filepath.Join(root, "etc/gatewarden")), run("sed", "-i", "/gatewarden/d", filepath.Join(root, "etc/fstab")))
 }
 
 // keys returns the private key that opens the machines of this cache and the one
