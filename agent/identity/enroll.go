@@ -73,7 +73,7 @@ func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr [
 	if err := i.attest(ctx, ticket, claim); err != nil {
 		return nil, err
 	}
-	for stale := false; ; {
+	for asked, stale := 0, false; ; asked++ {
 		r := ticket
 		r.path = wire.PathSimpleEnroll
 		chain, err := i.simpleEnroll(ctx, r, csr)
@@ -89,7 +89,7 @@ func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr [
 			stale = true
 		case errors.As(err, &wait):
 			i.setPhase("waiting for an operator to approve " + i.Device())
-			if err := i.awaitApproval(ctx, wait.after); err != nil {
+			if err := i.awaitApproval(ctx, max(wait.after, patience(asked))); err != nil {
 				return nil, err
 			}
 			stale = false

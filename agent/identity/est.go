@@ -144,7 +144,7 @@ func retryAfter(header string) time.Duration {
 	if err != nil {
 		return maxRetryAfter / 10
 	}
-	return min(max(time.Duration(seconds*float64(time.Second)), minRetryAfter), maxRetryAfter)
+	return max(time.Duration(min(seconds, maxRetryAfter.Seconds())*float64(time.Second)), minRetryAfter)
 }
 
 // postJSON sends body and decodes a JSON answer.

@@ -86,6 +86,10 @@ func (i *Identity) tokenJudged(err error) error {
 	return err
 }
 
+// patience is the least wait before a waiting device asks again: a fleet that says
+// "at once" for ever is not asked for ever more often than every ten seconds.
+func patience(asked int) time.Duration { return min(minRetryAfter<<min(asked, 10), 10*time.Second) }
+
 // awaitApproval waits until it is time to ask again.
 func (i *Identity) awaitApproval(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)

@@ -216,6 +216,13 @@ func (w *world) gatewayOn(power *tpmtest.Power) *gateway {
 // start is a start of the agent: what was in memory is gone.
 func (g *gateway) start() *Identity {
 	g.Helper()
+	i, err := g.tryStart()
+	g.must(err)
+	return i
+}
+
+func (g *gateway) tryStart() (*Identity, error) {
+	g.Helper()
 	if g.tpm != nil {
 		g.must(g.tpm.Close())
 	}
@@ -235,7 +242,9 @@ func (g *gateway) start() *Identity {
 		Event:   func(name, _ string) { g.note(func() { g.events = append(g.events, name) }) },
 		Log:     quiet(g.T),
 	})
-	g.must(err)
+	if err != nil {
+		return nil, err
+	}
 	collector, err = evidence.New(evidence.Config{
 		TPM: g.tpm, AK: i.AK(), Fleet: fleetID, Device: i.Device(),
 		Claims: func() attest.Claims { return attest.Claims{Version: 1, Software: "1.0"} },
@@ -244,8 +253,7 @@ func (g *gateway) start() *Identity {
 			return f, nil, err
 		},
 	})
-	g.must(err)
-	return i
+	return i, err
 }
 
 func (g *gateway) note(what func()) {
