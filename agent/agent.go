@@ -4,7 +4,6 @@ package agent
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -43,8 +42,10 @@ type Agent struct {
 	log      *slog.Logger
 	fs       *fsx.FS
 
-	fleet     *policy.Fleet
-	operators *policy.Operators
+	fleet     atomic.Pointer[policy.Fleet] // in force; its name never changes
+	operators atomic.Pointer[policy.Operators]
+	mirrors   *mirrors    // nil where the owner installed no root of a repository
+	repo      update.Repo // likewise
 
 	clock    *clock.Clock
 	audit    *audit.Log
@@ -73,7 +74,11 @@ type Agent struct {
 	report     chan struct{}          // asks for a health report now
 	askSoon    chan struct{}          // says that the last challenge was not answered
 	settle     chan struct{}          // asks to settle interrupted commands
-	rest       chan struct{}          // says that a burst of work is over
+	quotes     quotes                 // that this agent made: which verdicts are on this boot
+	ofBoot     atomic.Pointer[wire.Verdict]
+	locked     atomic.Bool   // secrets are shut until the next boot
+	shut       chan struct{} // asks whether they must be
+	rest       chan struct{} // says that a burst of work is over
 }
 
 // Build says what this binary is, and by which clock it works.
@@ -100,7 +105,8 @@ func New(ctx context.Context, s Settings, b Build, log *slog.Logger) (*Agent, er
 	}
 	a := &Agent{
 		settings: s, version: b.Version, boot: hex.EncodeToString(boot), log: log, fs: &fsx.FS{},
-		mayQuote: make(chan struct{}, 1), verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), askSoon: make(chan struct{}, 1), settle: make(chan struct{}, 1), rest: make(chan struct{}, 1),
+		mayQuote: make(chan struct{}, 1), verdicts: make(chan wire.Verdict, 1), report: make(chan struct{}, 1), askSoon: make(chan struct{}, 1),
+		settle: make(chan struct{}, 1), shut: make(chan struct{}, 1), rest: make(chan struct{}, 1),
 	}
 	a.mayQuote <- struct{}{}
 	if err := a.open(ctx, b); err != nil {
@@ -157,38 +163,6 @@ func (a *Agent) openState(b Build) error {
 	return nil
 }
 
-func (a *Agent) openTrust() (err error) {
-	if a.fleet, err = readTrust(a.fs, a.settings.Trust, policy.FleetFile, policy.ParseFleet); err != nil {
-		return err
-	}
-	if a.operators, err = readTrust(a.fs, a.settings.Trust, policy.OperatorsFile, policy.ParseOperators); err != nil {
-		return err
-	}
-	if a.operators.Fleet != a.fleet.Fleet {
-		return fmt.Errorf("%s is of fleet %q, %s of %q: install the documents of one fleet",
-			policy.OperatorsFile, a.operators.Fleet, policy.FleetFile, a.fleet.Fleet)
-	}
-	for _, issued := range []time.Time{a.fleet.Issued, a.operators.Issued} {
-		if err := a.clock.Raise(issued); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func readTrust[T any](files *fsx.FS, dir, name string, parse func([]byte) (*T, error)) (*T, error) {
-	path := filepath.Join(dir, name)
-	raw, err := files.ReadFile(path, policy.MaxDocument)
-	if err != nil {
-		return nil, fmt.Errorf("read trust document: %w\nhint: install the fleet's %s there; `gatewarden-fleet init` makes it", err, name)
-	}
-	document, err := parse(raw)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return document, nil
-}
-
 func (a *Agent) openTPM(ctx context.Context) (err error) {
 	if !tpm.Shared(a.settings.TPM) {
 		a.log.Warn("the raw TPM device shuts every other program out; use the resource manager /dev/tpmrm0", "tpm", a.settings.TPM)
@@ -201,10 +175,10 @@ func (a *Agent) openTPM(ctx context.Context) (err error) {
 
 func (a *Agent) openIdentity(ctx context.Context) (err error) {
 	a.identity, err = identity.New(ctx, identity.Config{
-		Dir: a.path("identity"), FS: a.fs, TPM: a.tpm, Fleet: func() *policy.Fleet { return a.fleet }, Clock: a.clock,
+		Dir: a.path("identity"), FS: a.fs, TPM: a.tpm, Fleet: a.fleet.Load, Clock: a.clock,
 		Model: a.settings.model(), Hostname: a.settings.hostname(), Software: a.version, Token: a.settings.Identity.Token,
 		Collect: func(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error) {
-			return a.evidence.Collect(ctx, c, keys...)
+			return a.collect(ctx, c, keys...)
 		},
 		Verdict: a.judged, Changed: a.credentialChanged, Event: a.event, Log: a.log.With("part", "identity"),
 	})
@@ -214,7 +188,7 @@ func (a *Agent) openIdentity(ctx context.Context) (err error) {
 func (a *Agent) openEvidence() (err error) {
 	a.helper = client.New(a.settings.Helper)
 	a.evidence, err = evidence.New(evidence.Config{
-		TPM: a.tpm, AK: a.identity.AK(), Fleet: a.fleet.Fleet, Device: a.identity.Device(), Claims: a.claims, Logs: a.helper.Logs,
+		TPM: a.tpm, AK: a.identity.AK(), Fleet: a.fleet.Load().Fleet, Device: a.identity.Device(), Claims: a.claims, Logs: a.helper.Logs,
 	})
 	return err
 }
@@ -254,7 +228,7 @@ func (a *Agent) openCommands() error {
 		return err
 	}
 	a.commands, err = command.New(command.Config{
-		Fleet: a.fleet.Fleet, Device: a.identity.Device(), Operators: func() *policy.Operators { return a.operators },
+		Fleet: a.fleet.Load().Fleet, Device: a.identity.Device(), Operators: a.operators.Load,
 		Now: a.clock.Now, Challenge: a.challenge, Sign: a.identity.SignPayload,
 		Send:  func(r wire.Receipt) error { return a.outbox.Put(wire.KindReceipt, a.clock.Time(), r) },
 		Event: a.tell, Ledger: once, Audit: a.audit, Commands: verbs, Log: a.log.With("part", "command"),
@@ -263,13 +237,9 @@ func (a *Agent) openCommands() error {
 }
 
 func (a *Agent) openLink() (err error) {
-	keys := make([]ed25519.PublicKey, 0, len(a.fleet.MessageKeys))
-	for _, key := range a.fleet.MessageKeys {
-		keys = append(keys, key)
-	}
 	a.link, err = link.New(link.Config{
-		Brokers: func() []string { return a.fleet.Broker }, TLS: a.identity.TLS, Outbox: a.outbox,
-		Keys: func() []ed25519.PublicKey { return keys }, Handle: a.handle, Hello: a.hello,
+		Brokers: func() []string { return a.fleet.Load().Broker }, TLS: a.identity.TLS, Outbox: a.outbox,
+		Keys: a.messageKeys, Handle: a.handle, Hello: a.hello,
 		OnRefused: func(reason string) { a.identity.Kick("the broker refuses this identity: " + reason) },
 		Log:       a.log.With("part", "link"),
 	})

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
@@ -58,12 +60,40 @@ func (a *Agent) answer(ctx context.Context, payload []byte) error {
 	case <-ctx.Done():
 		return nil // the agent ends
 	}
-	ev, err := a.evidence.Collect(ctx, challenge, a.identity.Keys()...)
+	ev, err := a.collect(ctx, challenge, a.identity.Keys()...)
 	if err != nil {
 		return err
 	}
+	a.identity.Saw(ev.Quote)
 	a.answered.Store(&challenge.Nonce)
 	return a.link.Publish(ctx, wire.KindEvidence, ev)
+}
+
+// collect makes evidence, and notes for which challenge.
+func (a *Agent) collect(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error) {
+	a.quotes.add(c.Nonce)
+	return a.evidence.Collect(ctx, c, keys...)
+}
+
+// quotes are the nonces of the last challenges that were answered. A verdict on
+// another one is about a boot before, whenever it arrives.
+type quotes struct {
+	mu     sync.Mutex
+	nonces [][]byte
+}
+
+const maxQuotes = 16 // that may wait for their verdicts, count
+
+func (q *quotes) add(nonce []byte) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.nonces = append(q.nonces[max(0, len(q.nonces)-maxQuotes+1):], nonce)
+}
+
+func (q *quotes) has(nonce []byte) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return slices.ContainsFunc(q.nonces, func(n []byte) bool { return bytes.Equal(n, nonce) })
 }
 
 // Attest asks the fleet for a fresh verdict and waits for it: one on a quote that
@@ -90,6 +120,9 @@ func (a *Agent) Attest(ctx context.Context) error {
 // judged takes in a verdict, from whichever way it came.
 func (a *Agent) judged(v wire.Verdict) {
 	before := a.verdict.Swap(&v)
+	if a.quotes.has(v.Nonce) {
+		a.ofBoot.Store(&v)
+	}
 	a.unanswered.Store(0)
 	if err := a.fs.WriteJSON(a.path("verdict.json"), v, 0o600); err != nil {
 		a.log.Error("store verdict", "error", err)
@@ -110,6 +143,7 @@ func (a *Agent) judged(v wire.Verdict) {
 	default:
 	}
 	a.askReport()
+	a.considerLock()
 }
 
 // restoreVerdict shows the last verdict after a restart; a damaged file is as

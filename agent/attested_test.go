@@ -3,8 +3,14 @@ package agent_test
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +19,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/bench/rig"
+	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -88,5 +95,39 @@ func TestWhatADeviceSaysIsConfirmedByItsNextQuote(t *testing.T) {
 	}
 	if own < 2 { // started, renewed
 		t.Errorf("%d events of the gateway's audit log are proven", own)
+	}
+}
+
+// TestResultForOthersComesWithTheVerdict, signed by a key that the fleet publishes to
+// everybody.
+func TestResultForOthersComesWithTheVerdict(t *testing.T) {
+	w := newWorld(t)
+	token := w.enrolled(t, build()).Status().Verdict.Result
+	header, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(w.fleet.Trust(), policy.FleetFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	anchors, err := policy.ParseFleet(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(anchors.Anchors[0]))
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	resp, err := client.Get(w.fleet.Settings.Public.API[0] + "/v1/results/jwks.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var set struct{ Keys []struct{ Kid string } }
+	if err := json.NewDecoder(resp.Body).Decode(&set); err != nil || len(set.Keys) == 0 {
+		t.Fatalf("%s: %+v, %v", resp.Status, set, err)
+	}
+	if want := `{"alg":"ES256","kid":"` + set.Keys[0].Kid + `","typ":"eat+jwt"}`; string(header) != want {
+		t.Errorf("header %s, want %s", header, want)
 	}
 }

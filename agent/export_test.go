@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -17,6 +18,9 @@ func (a *Agent) RunLink(ctx context.Context) error { return a.link.Run(ctx) }
 // Unable counts the challenges in a row for which no evidence could be made.
 func (a *Agent) Unable() int { return int(a.unable.Load()) }
 
+// Anchor does now what is done each hour.
+func (a *Agent) Anchor(ctx context.Context) error { return a.anchorNow(ctx) }
+
 // Audit lists the names of the last events.
 func (a *Agent) Audit(n int) []string {
 	entries, err := a.audit.Tail(n)
@@ -29,3 +33,16 @@ func (a *Agent) Audit(n int) []string {
 	}
 	return names
 }
+
+// LookForTrust looks for the owner's documents, beginning with mirror n.
+func (a *Agent) LookForTrust(ctx context.Context, n int) error {
+	return a.lookForTrust(beginAt(ctx, n))
+}
+
+// Trust is when the documents in force were issued.
+func (a *Agent) Trust() (fleet, operators time.Time) {
+	return a.fleet.Load().Issued, a.operators.Load().Issued
+}
+
+// Floor is the time below which none is believed.
+func (a *Agent) Floor() time.Time { return a.clock.Floor() }

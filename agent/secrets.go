@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/gatewarden/gatewarden/agent/health"
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/agent/secret"
 	"github.com/gatewarden/gatewarden/internal/helperwire"
+	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/update"
 	"github.com/gatewarden/gatewarden/update/release"
@@ -47,8 +49,7 @@ func (a *Agent) secureBoot() bool {
 // settleSecrets ends, at a start, what a power cut or a roll back left of a re-seal.
 func (a *Agent) settleSecrets(ctx context.Context) error {
 	if a.updates != nil {
-		state := a.updates.Status().State
-		committing := state == update.Trying || state == update.Confirming || state == update.Committing
+		committing := a.onTrial()
 		err := a.patiently(ctx, func() error { return a.secrets.Tidy(ctx, committing) })
 		if err != nil && ctx.Err() == nil {
 			a.log.Info("sealed secrets are left as they are", "reason", err)
@@ -61,8 +62,19 @@ func (a *Agent) settleSecrets(ctx context.Context) error {
 // secrets is what the local socket asks.
 type secrets struct{ agent *Agent }
 
-func (s secrets) SecretPut(ctx context.Context, name, unit string, data []byte) ([]string, error) {
-	if err := s.agent.secrets.Put(ctx, name, unit, data); err != nil {
+func (s secrets) SecretPut(ctx context.Context, name string, what local.Sealing) ([]string, error) {
+	if s.agent.locked.Load() {
+		return nil, errLocked
+	}
+	terms := secret.Terms{Unit: what.Unit, Until: what.Until}
+	if what.RecoveryKey != nil {
+		key, err := tpmpolicy.ParseKey(what.RecoveryKey)
+		if err != nil {
+			return nil, fmt.Errorf("read recovery key: %w", err)
+		}
+		terms.Recovery = key
+	}
+	if err := s.agent.secrets.Put(ctx, name, terms, what.Data); err != nil {
 		return nil, err
 	}
 	s.agent.event("secret.sealed", "secret "+name+" was sealed")
@@ -75,17 +87,40 @@ func (s secrets) SecretPut(ctx context.Context, name, unit string, data []byte) 
 
 func (s secrets) SecretGet(ctx context.Context, name string) ([]byte, error) {
 	data, err := s.agent.secrets.Get(ctx, name)
+	if err != nil && s.agent.locked.Load() {
+		err = fmt.Errorf("%w; %w", errLocked, err)
+	}
 	if err != nil {
 		s.agent.log.Warn("secret stays shut", "name", name, "error", err)
 	}
 	return data, err
 }
 
+func (s secrets) SecretDigest(name string) ([]byte, error) {
+	return s.agent.secrets.RecoveryDigest(name)
+}
+
+func (s secrets) SecretRecover(ctx context.Context, name string, signature []byte) ([]byte, error) {
+	data, err := s.agent.secrets.Recover(ctx, name, signature)
+	if err == nil {
+		s.agent.event("secret.recovered", "secret "+name+" was opened by its recovery key")
+	}
+	return data, err
+}
+
+func (s secrets) SecretReset() error {
+	err := s.agent.secrets.Reset()
+	if err == nil {
+		s.agent.event("secret.reset", "all secrets were forgotten")
+	}
+	return err
+}
+
 func (s secrets) SecretList() ([]local.Secret, error) {
 	items, err := s.agent.secrets.List()
 	list := make([]local.Secret, 0, len(items))
 	for _, i := range items {
-		one := local.Secret{Name: i.Name, Unit: i.Unit, Epoch: i.Epoch}
+		one := local.Secret{Name: i.Name, Unit: i.Unit, Until: i.Until, Epoch: i.Epoch}
 		if i.Damaged != nil {
 			one.Problem = i.Damaged.Error()
 		}

@@ -45,7 +45,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.attestRegularly,
 		a.feedWatchdog,
 		func(ctx context.Context) error { return a.runUpdates(ctx, a.updates) },
+		a.followTrust,
 		a.settleSecrets,
+		a.lockInQuarantine,
+		a.anchorAudit,
 		a.giveBack,
 		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
 	} {
@@ -99,6 +102,7 @@ func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 		if v.Renew {
 			a.identity.Kick("the verdict is " + v.Grade)
 		}
+		a.identity.GateChanged(v.Gate)
 	case wire.KindCommand:
 		a.commands.Handle(ctx, payload)
 	default:
@@ -115,6 +119,7 @@ func (a *Agent) credentialChanged(c identity.Credential) {
 	case a.settle <- struct{}{}:
 	default:
 	}
+	a.considerLock()
 }
 
 // event writes to the audit log and tells the fleet.
@@ -313,7 +318,7 @@ func (a *Agent) Status() local.Status {
 	connection, report := a.link.Status(), a.health.Report()
 	index, head := a.audit.Head()
 	s := local.Status{
-		Software: a.version, Fleet: a.fleet.Fleet, Device: a.Device(), Model: a.settings.model(), Slot: a.slot(), Now: now, TimeTrusted: trusted, Phase: phase,
+		Software: a.version, Fleet: a.fleet.Load().Fleet, Device: a.Device(), Model: a.settings.model(), Slot: a.slot(), Now: now, TimeTrusted: trusted, Phase: phase,
 		Link: local.Link{
 			Connected: connection.Connected, Identity: connection.Identity, Broker: connection.Broker,
 			Since: connection.Since, LastError: connection.LastError,
@@ -324,15 +329,19 @@ func (a *Agent) Status() local.Status {
 	if problem = cmp.Or(problem, a.disobeys); problem != nil {
 		s.Problem = problem.Error()
 	}
+	s.Locked = a.locked.Load()
 	if c, ok := a.identity.Current(); ok {
 		leaf := c.Leaf()
 		s.Certificate = &local.Certificate{
 			Identity: c.Identity, Serial: c.Serial(), Issuer: leaf.Issuer.CommonName, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
 			RenewAt: identity.RenewAt(leaf.NotBefore, leaf.NotAfter, leaf.SerialNumber.Bytes()), SPKI: c.SPKI(),
 		}
+		if r := a.identity.Record(); r.Serial == c.Serial() {
+			s.Certificate.Gate, s.Certificate.Reason, s.Certificate.Why = r.Gate, r.Reason, r.Why
+		}
 	}
 	if v := a.verdict.Load(); v != nil {
-		s.Verdict = &local.Verdict{Grade: v.Grade, Gate: v.Gate, Issued: v.Issued, Explanation: v.Explanation}
+		s.Verdict = &local.Verdict{Grade: v.Grade, Gate: v.Gate, Issued: v.Issued, Explanation: v.Explanation, Result: v.Result}
 	}
 	return s
 }

@@ -2,16 +2,11 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"net/url"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -24,23 +19,15 @@ import (
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/update"
-	"github.com/gatewarden/gatewarden/update/chunk/store"
 	"github.com/gatewarden/gatewarden/update/tuf"
-	"github.com/gatewarden/gatewarden/update/tuf/fetch"
 )
 
 // rootFile is the root of the owner's update repository, in the trust folder. A
 // gateway without it follows no repository.
 const rootFile = "root.json"
 
-// How patient the agent is with mirrors.
-const (
-	mirrorDial   = 20 * time.Second
-	mirrorAnswer = 30 * time.Second
-	mirrorRate   = 256 // bytes a second, at least
-	mirrorWindow = 30 * time.Second
-	settleTime   = 2 * time.Minute
-)
+// settleTime is how long a device may take to show its condition before an update.
+const settleTime = 2 * time.Minute
 
 // notChecked is the summary of a health check that has not run since the start.
 const notChecked = "not checked yet"
@@ -70,40 +57,47 @@ func (u *Update) check() error {
 	return nil
 }
 
-// newUpdates makes the update engine, nil where the owner installed no root.
-func (a *Agent) newUpdates(u Update) (*update.Engine, error) {
+// openRepo opens the owner's repository; it stays nil where no root is installed.
+func (a *Agent) openRepo() error {
 	root, err := a.fs.ReadFile(filepath.Join(a.settings.Trust, rootFile), tuf.MaxRoot)
 	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read root of the update repository: %w", err)
+		return fmt.Errorf("read root of the update repository: %w", err)
 	}
-	m := mirrors{meter: &update.Meter{Next: mirrorTransport(a.fleet.Anchors)}}
-	m.client = &http.Client{Transport: m.meter}
-	for _, api := range a.fleet.API {
-		u.Mirrors = append(u.Mirrors[:len(u.Mirrors):len(u.Mirrors)], strings.TrimSuffix(api, "/")+"/v1/tuf")
+	a.mirrors = newMirrors(a.settings.Update.Mirrors, a.fleet.Load)
+	a.repo, err = update.NewRepo(tuf.Config{
+		FS: a.fs, Dir: a.path("tuf"), Root: root, Now: a.metadataTime,
+		Metadata: folder{a.mirrors, "/metadata"}, Targets: folder{a.mirrors, "/targets"},
+	})
+	return err
+}
+
+// metadataTime is what metadata must not have outlived: the time, where it may be
+// believed, else the floor. A clock that is ahead must not keep a device from what
+// its owner signed.
+func (a *Agent) metadataTime() time.Time {
+	now, trusted := a.clock.Now()
+	if !trusted {
+		return a.clock.Floor()
 	}
-	m.bases = u.Mirrors
-	config := tuf.Config{
-		FS: a.fs, Dir: a.path("tuf"), Root: root, Now: func() time.Time { now, _ := a.clock.Now(); return now },
+	return now
+}
+
+// openUpdates makes the update engine; it stays nil where there is no repository.
+func (a *Agent) openUpdates() (err error) {
+	if a.repo == nil {
+		return nil
 	}
-	if config.Metadata, err = m.fetcher("/metadata"); err != nil {
-		return nil, err
-	}
-	if config.Targets, err = m.fetcher("/targets"); err != nil {
-		return nil, err
-	}
-	repo, err := update.NewRepo(config)
-	if err != nil {
-		return nil, err
-	}
-	return update.New(update.Config{
-		FS: a.fs, Dir: a.path("update"), Repo: repo, Installer: installer{a.helper}, Chunks: m.chunks, Fetched: m.meter.Read,
-		Secrets: a.secrets, Condition: a.conditionSince(a.verdict.Load()), Report: a.reportUpdate,
+	u := a.settings.Update
+	a.updates, err = update.New(update.Config{
+		FS: a.fs, Dir: a.path("update"), Repo: a.repo, Installer: installer{a.helper}, Chunks: a.mirrors.chunks, Fetched: a.mirrors.meter.Read,
+		Secrets: a.secrets, Condition: a.condition, Report: a.reportUpdate,
 		Budget: u.Budget, Every: time.Duration(u.Interval), Auto: u.Auto, Settle: settleTime, Patience: update.DefaultPatience(),
 		Uptime: uptime, Now: a.clock.Time, Rand: rand.Float64, Log: a.log,
 	})
+	return err
 }
 
 // runUpdates follows the repository until ctx ends. A gateway without slots or
@@ -134,21 +128,18 @@ func (a *Agent) reportUpdate(u wire.Update) error {
 	return nil
 }
 
-// conditionSince tells how the device does. before is the verdict that was found on
-// disk: it is of another boot, and proves nothing of this one.
-func (a *Agent) conditionSince(before *wire.Verdict) func() update.Condition {
-	return func() update.Condition {
-		c := update.Condition{Checks: make(map[string]string), Link: a.link.Status().Connected}
-		for _, f := range a.health.Report().Findings {
-			if f.Status != health.Unknown || f.Summary != notChecked {
-				c.Checks[f.Check] = f.Status
-			}
+// condition tells how the device does. A verdict on another boot proves nothing.
+func (a *Agent) condition() update.Condition {
+	c := update.Condition{Checks: make(map[string]string), Link: a.link.Status().Connected}
+	for _, f := range a.health.Report().Findings {
+		if f.Status != health.Unknown || f.Summary != notChecked {
+			c.Checks[f.Check] = f.Status
 		}
-		if v := a.verdict.Load(); v != nil && v != before {
-			c.Verdict = v.Grade
-		}
-		return c
 	}
+	if v := a.ofBoot.Load(); v != nil {
+		c.Verdict = v.Grade
+	}
+	return c
 }
 
 // uptime is the time since boot, sleep included.
@@ -171,55 +162,6 @@ func (i installer) Install(ctx context.Context, target string, metadata tuf.Fetc
 	return session, nil
 }
 
-// mirrors are where the owner's repository is served. Nothing of what they say is
-// believed: metadata is signed, and all else is named by it.
-type mirrors struct {
-	client *http.Client
-	meter  *update.Meter
-	bases  []string
-}
-
-func (m mirrors) fetcher(folder string) (tuf.Fetcher, error) {
-	var all update.Mirrors
-	for _, base := range m.bases {
-		one, err := fetch.New(fetch.Config{Base: base + folder, Client: m.client, MinRate: mirrorRate, Window: mirrorWindow})
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, one)
-	}
-	return all, nil
-}
-
-func (m mirrors) chunks(budget *store.Budget) ([]store.Place, error) {
-	var all []store.Place
-	for _, base := range m.bases {
-		one, err := store.HTTP(store.HTTPConfig{Base: base + "/chunks", Client: m.client, Budget: budget})
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, one)
-	}
-	return all, nil
-}
-
-// mirrorTransport believes public authorities and the fleet's anchors, and shows
-// no certificate: a device that lost its own must be healed too.
-func mirrorTransport(anchors []string) *http.Transport {
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
-	}
-	for _, anchor := range anchors {
-		roots.AppendCertsFromPEM([]byte(anchor))
-	}
-	return &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
-		DialContext: (&net.Dialer{Timeout: mirrorDial}).DialContext, TLSHandshakeTimeout: mirrorDial,
-		ResponseHeaderTimeout: mirrorAnswer, IdleConnTimeout: mirrorAnswer, MaxIdleConnsPerHost: 1, MaxResponseHeaderBytes: 16 << 10,
-	}
-}
-
 // updates is what the local socket asks.
 type updates struct{ engine *update.Engine }
 
@@ -234,11 +176,6 @@ var (
 	_ local.Updates = updates{}
 	_ local.Trials  = updates{}
 )
-
-func (a *Agent) openUpdates() (err error) {
-	a.updates, err = a.newUpdates(a.settings.Update)
-	return err
-}
 
 // localUpdates is nil where nothing is followed.
 func (a *Agent) localUpdates() local.Updates {

@@ -38,8 +38,9 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { gateway.Close() })
-	return &world{fleet: fleet, gateway: gateway, machine: machine, power: power}
+	w := &world{fleet: fleet, gateway: gateway, machine: machine, power: power}
+	t.Cleanup(func() { w.gateway.Close() })
+	return w
 }
 
 // shortDir is a folder whose path leaves room for the names of sockets.

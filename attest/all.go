@@ -14,6 +14,7 @@ const (
 	ruleFirmware        = "firmware"
 	ruleFirmwareState   = "firmware-state"
 	ruleSecureBoot      = "secure-boot"
+	ruleSecureBootKeys  = "secure-boot-keys"
 	ruleHealthReport    = "health-report"
 )
 
@@ -21,18 +22,19 @@ const (
 // same effect are told.
 func allRules() []rule {
 	return []rule{
-		{ruleEventLog, Distrust, checkEventLog},
-		{rulePCRReplay, Distrust, checkReplay},
-		{ruleCommandLine, Distrust, checkCommandLine},
-		{ruleBootApplication, Distrust, checkBootApplication},
-		{ruleBootPhases, Distrust, checkBootPhases},
-		{ruleUKISections, Distrust, checkSections},
-		{ruleExtensions, Distrust, checkExtensions},
-		{ruleClock, Distrust, checkClock},
-		{ruleIMA, Distrust, checkIMA},
-		{ruleFirmware, Degrade, checkFirmware},
-		{ruleFirmwareState, Degrade, checkFirmwareState},
-		{ruleSecureBoot, Info, checkSecureBoot},
-		{ruleHealthReport, Info, checkHealthReport},
+		{ruleEventLog, Distrust, "there is an event log, and it can be read", checkEventLog},
+		{rulePCRReplay, Distrust, "its events replay to the quoted PCRs", checkReplay},
+		{ruleCommandLine, Distrust, "every measured kernel command line is part of the release", checkCommandLine},
+		{ruleBootApplication, Distrust, "every started image is part of the release", checkBootApplication},
+		{ruleBootPhases, Distrust, "PCR 11 is the log's value, followed by known boot phases and nothing else", checkBootPhases},
+		{ruleUKISections, Distrust, "the sections of the UKI are exactly those of the release", checkSections},
+		{ruleExtensions, Distrust, "no system extension was measured", checkExtensions},
+		{ruleClock, Distrust, "the TPM's counts and clock did not go back since the last quote", checkClock},
+		{ruleIMA, Distrust, "the IMA list, if there is one, replays to PCR 10 and is of this boot", checkIMA},
+		{ruleSecureBootKeys, Distrust, "the Secure Boot variables that the policy lists hold only certificates that it lists", checkKeys},
+		{ruleFirmware, Degrade, "the firmware's measurements are a set that is good for this hardware model", checkFirmware},
+		{ruleFirmwareState, Degrade, "the firmware reported no error, debugger or missing DMA protection", checkFirmwareState},
+		{ruleSecureBoot, Info, "Secure Boot is on", checkSecureBoot},
+		{ruleHealthReport, Info, "the newest health report is the one that the quote names", checkHealthReport},
 	}
 }

@@ -74,6 +74,7 @@ const (
 type Expect struct {
 	Fleet    string
 	Device   string
+	Model    string   // hardware model, for the policy's firmware sets
 	Nonce    []byte   // as issued, unexpired, and not used before
 	AK       []byte   // TPMT_PUBLIC registered for Device
 	Keys     []string // SPKI hashes (hex) of Device's registered operational keys; Claims.Keys must be among them and contain ChannelKey
@@ -83,7 +84,8 @@ type Expect struct {
 	Last     *Memory       // of the last appraisal, nil at first
 	Report   *Report       // newest health report that the verifier was sent; nil if none
 	Now      time.Time
-	Logs     *LogCache // optional: of a known log, evidence need not bring the bytes
+	Logs     *LogCache     // optional: of a known log, evidence need not bring the bytes
+	IMA      *IMAReference // optional: which files may have been read and run
 }
 
 // Report is a health report that came another way than the evidence.
@@ -94,8 +96,9 @@ type Report struct {
 
 // Memory is what a verifier keeps of a device between appraisals. JSON-encodable.
 type Memory struct {
-	Clock   Clock  `json:"clock"`   // of the last accepted quote
-	Trusted *Facts `json:"trusted"` // of the last trusted boot
+	Clock   Clock     `json:"clock"`         // of the last accepted quote
+	Trusted *Facts    `json:"trusted"`       // of the last trusted boot
+	IMA     *IMAState `json:"ima,omitempty"` // of the IMA list, as far as it was read; nil if there is none
 }
 
 // Clock is TPMS_CLOCK_INFO plus the firmware version of the chip. A TPM adds to
@@ -119,6 +122,7 @@ type Result struct {
 	clock  Clock
 	claims Claims
 	lines  []string
+	ima    *IMAState
 
 	amendments []Amendment
 }
@@ -146,10 +150,10 @@ func (r *Result) Amendments() []Amendment { return r.amendments }
 // last trusted boot and what would accept it; the first line is the summary.
 func (r *Result) Explanation() []string { return r.lines }
 
-// Remember returns what to keep for the next appraisal of the same device: the
-// clock of this one, and its facts if it was trusted, else those of last.
+// Remember returns what to keep for the next appraisal of the same device: clock and
+// IMA state of this one, and its facts if it was trusted, else those of last.
 func (r *Result) Remember(last *Memory) *Memory {
-	m := &Memory{Clock: r.clock}
+	m := &Memory{Clock: r.clock, IMA: r.ima}
 	if r.grade == Trusted {
 		m.Trusted = &r.facts
 	} else if last != nil {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,6 +101,84 @@ func TestReplayEqualsRecordedPCRsForEveryLogOfTheCorpus(t *testing.T) {
 	}
 	if logs < 30 {
 		t.Errorf("only %d logs in the manifest", logs)
+	}
+}
+
+// What the corpus has beside event logs with their expected outcome, by how the path
+// ends. Logs among these are run by the test that is named; the rest are no logs.
+func otherFiles() map[string]string {
+	return map[string]string{
+		"windows_gcp_shielded_vm.json":      "TestWindowsShieldedVMQuoteIsRightAndRefusedForItsSHA1",
+		"binary_bios_measurements-empty":    "TestFilesThatAreNoLogsAreRefused",
+		"ima-log-sha1":                      "TestIMAListOfTheCorpusIsReadInEveryHash",
+		"ima-log-sha256":                    "TestIMAListOfTheCorpusIsReadInEveryHash",
+		"ima-log-sha384":                    "TestIMAListOfTheCorpusIsReadInEveryHash",
+		"ima-log-sha512":                    "TestIMAListOfTheCorpusIsReadInEveryHash",
+		"ima-log-sm3_256":                   "TestIMAListOfTheCorpusIsReadInEveryHash",
+		"ima-log-unknown":                   "TestIMAListOfTheCorpusIsReadInEveryHash",
+		"lab/ovmf-uki.eventlog":             "TestLabOfTheCorpusIsWhatOurTestsRead",
+		"lab/ovmf-uki.pcrs.txt":             "TestLabOfTheCorpusIsWhatOurTestsRead",
+		"lab/ima-tcb.binary":                "TestLabOfTheCorpusIsWhatOurTestsRead",
+		"lab/ima-tcb.pcr10.hex":             "TestLabOfTheCorpusIsWhatOurTestsRead",
+		"ek-template-default.bin":           "TestFilesThatAreNoLogsAreRefused",
+		"get-capability-tpm-prop-fixed.bin": "TestFilesThatAreNoLogsAreRefused",
+		"fake_active_0":                     "", "fake_active_1": "", "fake_caps_tpm12": "", "fake_tpm": "",
+		".yaml": "", ".warn": "", ".json": "", ".crt": "", ".sig": "", ".pem": "", ".pub": "", ".txt": "",
+		"/allowlist-sha1": "", "/allowlist-sha256": "", "/allowlist-sha384": "", "/allowlist-sha512": "", "/allowlist-sm3_256": "", "/allowlist-unknown": "",
+		"/policy-sha1": "", "/policy-sha256": "", "/policy-sha384": "", "/policy-sha512": "", "/policy-sm3_256": "", "/policy-unknown": "",
+	}
+}
+
+func TestEveryLogOfTheCorpusIsRun(t *testing.T) {
+	dir := corpus(t)
+	run := make(map[string]bool)
+	for _, entry := range manifest(t, dir) {
+		if entry.Expect != nil {
+			run[entry.Path] = true // by TestReplayEqualsRecordedPCRsForEveryLogOfTheCorpus
+		}
+	}
+	for _, folder := range []string{"eventlogs", "keylime", "lab"} {
+		err := filepath.WalkDir(filepath.Join(dir, folder), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			name, err := filepath.Rel(dir, path)
+			if err != nil || run[name] {
+				return err
+			}
+			for suffix := range otherFiles() {
+				if strings.HasSuffix(name, suffix) {
+					return nil
+				}
+			}
+			t.Errorf("no test runs %s", name)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestFilesThatAreNoLogsAreRefused(t *testing.T) {
+	dir := corpus(t)
+	for _, path := range []string{
+		"keylime/keylime-keylime/test/data/create-mb-policy/binary_bios_measurements-empty",
+		"eventlogs/tpm2-software-tpm2-tools/test/integration/fixtures/ek-template-default.bin",
+		"eventlogs/tpm2-software-tpm2-tools/test/integration/fixtures/get-capability-tpm-prop-fixed.bin",
+	} {
+		if log, err := ParseEventLog(readFile(t, dir, path)); err == nil {
+			t.Errorf("%s is a log of %d events", path, len(log.Events))
+		}
+	}
+}
+
+func TestLabOfTheCorpusIsWhatOurTestsRead(t *testing.T) {
+	dir := corpus(t)
+	for _, name := range []string{"ovmf-uki.eventlog", "ovmf-uki.pcrs.txt", "ima-tcb.binary", "ima-tcb.pcr10.hex"} {
+		if !bytes.Equal(readFile(t, dir, "lab", name), readFile(t, bootData, name)) {
+			t.Errorf("%s is not that of testdata/boot", name)
+		}
 	}
 }
 

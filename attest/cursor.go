@@ -13,6 +13,7 @@ type cursor struct {
 	pos   int
 	order binary.ByteOrder
 	err   error
+	short bool // err is that the input ends too early
 }
 
 func (c *cursor) left() int { return len(c.data) - c.pos }
@@ -30,6 +31,7 @@ func (c *cursor) take(n uint64, what string) []byte {
 	}
 	if n > uint64(c.left()) {
 		c.fail(c.pos, "%s needs %d bytes, %d remain", what, n, c.left())
+		c.short = true
 		return nil
 	}
 	out := c.data[c.pos : c.pos+int(n) : c.pos+int(n)]

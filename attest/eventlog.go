@@ -18,7 +18,7 @@ type EventLog struct {
 	Format   string
 	Banks    []Algorithm // of a crypto-agile log, in the order of its header
 	Events   []LogEvent  // all, the Spec ID header being event 0
-	Locality int         // of TPM2_Startup: 0, 3 or 4; PCR 0 began with it
+	Locality int         // of TPM2_Startup, 0 or 3, or 4 behind an H-CRTM; PCR 0 began with it
 	Padding  int         // bytes of zero or 0xff behind the last event
 }
 
@@ -54,6 +54,7 @@ func ParseEventLog(raw []byte) (*EventLog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse event log: %w", err)
 	}
+	bare := log.Format == FormatCryptoAgile && len(log.Events) == 0
 	for c.left() > 0 {
 		if padding(raw[c.pos:]) {
 			log.Padding = c.left()
@@ -73,13 +74,17 @@ func ParseEventLog(raw []byte) (*EventLog, error) {
 		}
 		log.Events = append(log.Events, event)
 	}
+	if bare {
+		log.findBanks()
+	}
 	if err := log.findLocality(); err != nil {
 		return nil, fmt.Errorf("parse event log: %w", err)
 	}
 	return log, nil
 }
 
-// parseHeader reads event 0 of a crypto-agile log; a legacy log is left alone.
+// parseHeader reads event 0 of a crypto-agile log; a legacy log is left alone, and
+// so is a crypto-agile one that lacks the header.
 func (l *EventLog) parseHeader(c *cursor) (map[Algorithm]int, error) {
 	if c.left() == 0 {
 		return nil, fmt.Errorf("it is empty")
@@ -88,7 +93,7 @@ func (l *EventLog) parseHeader(c *cursor) (map[Algorithm]int, error) {
 	first := LogEvent{}
 	parseEvent(&probe, &first)
 	if probe.err != nil || first.Type != evNoAction || !bytes.HasPrefix(first.Data, []byte(specIDAgile)) {
-		return nil, nil
+		return l.parseBare(c.data), nil
 	}
 	sizes, err := l.parseSpecID(first.Data, &probe)
 	if err != nil {
@@ -102,6 +107,32 @@ func (l *EventLog) parseHeader(c *cursor) (map[Algorithm]int, error) {
 }
 
 const specIDAgile = "Spec ID Event03\x00"
+
+// parseBare knows a crypto-agile log without header, as boot loaders such as U-Boot
+// hand over, by its first event: where a legacy one has its SHA-1, there is a small
+// count and the name of a hash. It may have any bank whose digest size is known.
+func (l *EventLog) parseBare(raw []byte) map[Algorithm]int {
+	if len(raw) < 14 {
+		return nil
+	}
+	count, first := binary.LittleEndian.Uint32(raw[8:]), Algorithm(binary.LittleEndian.Uint16(raw[12:]))
+	if count == 0 || count > maxAlgorithms || first.size() == 0 {
+		return nil
+	}
+	l.Format = FormatCryptoAgile
+	sizes := make(map[Algorithm]int, maxAlgorithms)
+	for _, alg := range []Algorithm{AlgSHA1, AlgSHA256, AlgSHA384, AlgSHA512, algSM3} {
+		sizes[alg] = alg.size()
+	}
+	return sizes
+}
+
+// findBanks takes the banks of the first event for those of the log.
+func (l *EventLog) findBanks() {
+	for _, b := range l.Events[0].banks {
+		l.Banks = append(l.Banks, b.alg)
+	}
+}
 
 // parseSpecID reads TCG_EfiSpecIDEvent (section 10.4.5.1). Some firmware leaves the
 // vendor info out of the event's size: then it is the next in rest.
@@ -188,6 +219,9 @@ func (e *LogEvent) setPCR(c *cursor, pcr uint32, kind EventType) {
 	}
 }
 
+// DigestIn returns the event's digest in one bank, nil if it has none there.
+func (e *LogEvent) DigestIn(alg Algorithm) []byte { return e.bank(alg) }
+
 func (e *LogEvent) bank(alg Algorithm) []byte {
 	for _, b := range e.banks {
 		if b.alg == alg {
@@ -198,13 +232,14 @@ func (e *LogEvent) bank(alg Algorithm) []byte {
 }
 
 // findLocality reads TCG_EfiStartupLocalityEvent (section 10.4.5.3). It is not
-// extended, only the replay of PCR 0 confirms it.
+// extended, only the replay of PCR 0 confirms it. An H-CRTM, which is then the first
+// event of PCR 0, sets that PCR to 4 before (TPM 2.0 Library, part 1, section 34.3).
 func (l *EventLog) findLocality() error {
 	const signature = "StartupLocality\x00"
 	found := false
 	for i := range l.Events {
 		e := &l.Events[i]
-		if e.Type != evNoAction || len(e.Data) != len(signature)+1 || !bytes.HasPrefix(e.Data, []byte(signature)) {
+		if e.Type != evNoAction || e.PCR != 0 || len(e.Data) != len(signature)+1 || !bytes.HasPrefix(e.Data, []byte(signature)) {
 			continue
 		}
 		locality := int(e.Data[len(signature)])
@@ -215,6 +250,9 @@ func (l *EventLog) findLocality() error {
 			return fmt.Errorf("event %d: startup locality %d after %d", e.Index, locality, l.Locality)
 		}
 		found, l.Locality = true, locality
+	}
+	if first := l.eventsOf(0); len(first) > 0 && first[0].Type == evHCRTM {
+		l.Locality = 4
 	}
 	return nil
 }

@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -117,6 +117,53 @@ func TestStartupLocalityBeginsPCR0(t *testing.T) {
 	}
 }
 
+func TestHCRTMBeginsPCR0WithFour(t *testing.T) {
+	hcrtm := LogEvent{PCR: 0, Type: evHCRTM, Digest: Digest{1}, Data: []byte("HCRTM")}
+	later := LogEvent{PCR: 0, Type: evPostCode, Digest: Digest{2}}
+	for _, c := range []struct {
+		events []LogEvent
+		first  byte
+	}{{[]LogEvent{hcrtm, later}, 4}, {[]LogEvent{later, hcrtm}, 0}} {
+		raw := NewEventLog()
+		want := Digest{31: c.first}
+		for _, e := range c.events {
+			raw = AppendEvent(raw, e)
+			want = Extend(want, e.Digest)
+		}
+		log, err := ParseEventLog(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pcrs, err := log.Replay(); err != nil || pcrs[0] != want {
+			t.Errorf("PCR 0 is %s, %v, want %s", pcrs[0], err, want)
+		}
+	}
+}
+
+// U-Boot and its kin hand over crypto-agile events without the Spec ID event.
+func TestCryptoAgileLogWithoutHeaderIsRead(t *testing.T) {
+	raw := readFile(t, bootData, "ovmf-uki.eventlog")
+	whole, err := ParseEventLog(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bare, err := ParseEventLog(raw[whole.Events[1].Offset:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := whole.Replay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := bare.Replay()
+	if err != nil || !maps.Equal(got, want) || bare.Format != FormatCryptoAgile || !slices.Equal(bare.Banks, []Algorithm{AlgSHA256}) {
+		t.Errorf("%s, banks %v: %v", bare.Format, bare.Banks, err)
+	}
+	if _, err := ParseEventLog(raw[whole.Events[1].Offset : len(raw)-1]); err == nil || !strings.Contains(err.Error(), "at byte") {
+		t.Errorf("a cut one: %v", err)
+	}
+}
+
 // GHSA-9r4w-jg96-92mv: four gigabytes were allocated for a length field.
 func TestHostileLengthsAllocateNothing(t *testing.T) {
 	raw := readFile(t, bootData, "ovmf-uki.eventlog")
@@ -219,19 +266,55 @@ func TestFactsOfEveryLogOfTheCorpusAreBounded(t *testing.T) {
 	}
 }
 
-func TestIMATemplatesAreRead(t *testing.T) {
-	for _, template := range []string{"ima-ng", "ima-sig", "ima-buf", "unknown-template"} {
-		entry, extend := imaEntry(template, Digest{5}, "/usr/bin/true")
-		seen := ""
-		facts, err := ReplayIMA(entry, Extend(Digest{}, extend), func(e *IMAEntry) { seen = fmt.Sprintf("%s %s %x", e.Path, e.Algorithm, e.Digest[:1]) })
-		if err != nil || facts.Entries != 1 || seen != "/usr/bin/true sha256 05" {
-			t.Errorf("%s: %+v, %q, %v", template, facts, seen, err)
+func TestEveryEventOfTheCorpusIsDescribed(t *testing.T) {
+	dir := corpus(t)
+	described, covered := 0, 0
+	for _, entry := range manifest(t, dir) {
+		if entry.Expect == nil || entry.Expect.Err != nil {
+			continue
+		}
+		log, err := ParseEventLog(corpusLog(t, dir, entry.Path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range log.Events {
+			text, ok := log.Events[i].Describe()
+			if text != clean(text) {
+				t.Errorf("%s: event %d: %q", entry.Path, i, text)
+			}
+			if text != "" {
+				described++
+			}
+			if ok {
+				covered++
+			}
+			if ok && !log.Events[i].Extends() {
+				t.Errorf("%s: event %d: a digest covers what was not extended", entry.Path, i)
+			}
 		}
 	}
-	if _, err := ReplayIMA(nil, Digest{}, nil); err != nil {
-		t.Errorf("an empty list with PCR 10 unused: %v", err)
+	if described < 1400 || covered < 1000 {
+		t.Errorf("%d events described, %d of them covered by a digest", described, covered)
 	}
-	if _, err := ReplayIMA(nil, Digest{1}, nil); !errors.Is(err, ErrIMAAhead) {
-		t.Errorf("an empty list with PCR 10 used: %v", err)
+}
+
+func TestLogIsComparedWithWhatTheTPMHolds(t *testing.T) {
+	log, err := ParseEventLog(readFile(t, bootData, "ovmf-uki.eventlog"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	replay, err := log.ReplayBank(AlgSHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compared, err := log.Compare(AlgSHA256, map[int][]byte{4: replay[4], 10: {1}, 13: make([]byte, 32), 7: replay[4]})
+	if err != nil || len(compared) != 3 || !compared[0].OK || compared[1].OK || !compared[2].OK {
+		t.Errorf("%+v, %v", compared, err)
+	}
+	if _, err := log.Compare(AlgSHA256, map[int][]byte{4: {1}}); err == nil {
+		t.Error("a PCR of one byte is compared")
+	}
+	if _, err := log.Compare(AlgSHA1, nil); !errors.Is(err, ErrNoBank) {
+		t.Errorf("a bank that the log has not: %v", err)
 	}
 }

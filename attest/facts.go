@@ -8,35 +8,48 @@ import (
 // Facts are what events say that a quote confirmed. Text that no digest covers
 // is in fields named Described and decides nothing. JSON-encodable.
 type Facts struct {
-	Release          string        `json:"release,omitempty"`       // that the boot matches whole
-	FirmwareName     string        `json:"firmware_name,omitempty"` // of the approved FirmwareSet that it matches
-	FirmwareVersion  string        `json:"firmware_version,omitempty"`
-	Firmware         []Measurement `json:"firmware"`               // PCRs 0 and 2, in the order of the log
-	SecureBoot       string        `json:"secure_boot"`            // "on", "off" or "unknown"
-	Keys             []Variable    `json:"keys,omitempty"`         // PK, KEK, db, dbx and the like: PCR 7 before its separator
-	Authorities      []Variable    `json:"authorities,omitempty"`  // what verified the boot: PCR 7 behind its separator
-	BootVariables    []Variable    `json:"boot_vars,omitempty"`    // PCR 1
-	Applications     []Application `json:"applications,omitempty"` // PCR 4, in order: all but the firmware's own marks
-	CommandLines     []CommandLine `json:"command_lines,omitempty"`
-	LoadOptions      []Measurement `json:"load_options,omitempty"` // what the kernel says it was started with: PCR 9
-	GRUB             []string      `json:"grub,omitempty"`         // commands that GRUB ran: PCR 8
-	Sections         []Section     `json:"sections,omitempty"`     // of the UKI: PCR 11, in order
-	Phases           []string      `json:"phases,omitempty"`       // boot phases passed: PCR 11
-	Unread           []Measurement `json:"unread,omitempty"`       // events of PCRs 8, 11 and 13 that are none of these
-	Signals          []string      `json:"signals,omitempty"`      // debugger, DMA protection and the like
-	Separators       []int         `json:"separators,omitempty"`   // PCRs that firmware closed
-	ErrorSeparators  []int         `json:"error_separators,omitempty"`
-	ExitBootServices bool          `json:"exit_boot_services"`
-	Locality         int           `json:"locality,omitempty"` // of TPM2_Startup
-	Accounted        []int         `json:"accounted"`          // PCRs that replay as quoted; of others nothing is known
-	IMA              *IMAFacts     `json:"ima,omitempty"`      // nil if no list was given
+	Release          string           `json:"release,omitempty"`       // that the boot matches whole
+	FirmwareName     string           `json:"firmware_name,omitempty"` // of the approved FirmwareSet that it matches
+	FirmwareVersion  string           `json:"firmware_version,omitempty"`
+	Firmware         []Measurement    `json:"firmware"`               // PCRs 0 and 2, in the order of the log
+	SecureBoot       string           `json:"secure_boot"`            // "on", "off" or "unknown"
+	Keys             []Variable       `json:"keys,omitempty"`         // PK, KEK, db, dbx and the like: PCR 7 before its separator
+	Authorities      []Variable       `json:"authorities,omitempty"`  // what verified the boot: PCR 7 behind its separator
+	Shim             *Shim            `json:"shim,omitempty"`         // nil if no shim took part
+	MOK              []Loaded         `json:"mok,omitempty"`          // keys and hashes of the owner of the machine: PCR 14
+	BootVariables    []Variable       `json:"boot_vars,omitempty"`    // PCR 1
+	OptionROMs       []Application    `json:"option_roms,omitempty"`  // drivers of PCR 2, which Firmware has too
+	Disks            []PartitionTable `json:"disks,omitempty"`        // PCR 5
+	Applications     []Application    `json:"applications,omitempty"` // PCR 4, in order: all but the firmware's own marks
+	CommandLines     []CommandLine    `json:"command_lines,omitempty"`
+	LoadOptions      []Measurement    `json:"load_options,omitempty"` // what the kernel says it was started with: PCR 9
+	GRUB             []string         `json:"grub,omitempty"`         // commands that GRUB ran: PCR 8
+	Files            []Loaded         `json:"files,omitempty"`        // what boot loader and kernel read: PCR 9
+	Sections         []Section        `json:"sections,omitempty"`     // of the UKI: PCR 11, in order
+	Phases           []string         `json:"phases,omitempty"`       // boot phases passed: PCR 11
+	Unread           []Measurement    `json:"unread,omitempty"`       // events of PCRs 1, 7, 8, 11 and 13 that are none of these
+	Signals          []string         `json:"signals,omitempty"`      // debugger, DMA protection and the like
+	Separators       []int            `json:"separators,omitempty"`   // PCRs that firmware closed
+	ErrorSeparators  []int            `json:"error_separators,omitempty"`
+	ExitBootServices bool             `json:"exit_boot_services"`
+	Locality         int              `json:"locality,omitempty"` // of TPM2_Startup
+	Accounted        []int            `json:"accounted"`          // PCRs that replay as quoted; of others nothing is known
+	IMA              *IMAFacts        `json:"ima,omitempty"`      // nil if no list was given
 }
 
 // Application is an image that was started.
 type Application struct {
 	Event     int    `json:"event"`
 	Digest    Digest `json:"digest"`              // Authenticode SHA-256
-	Described string `json:"described,omitempty"` // path or place; not covered by any digest
+	Described string `json:"described,omitempty"` // file or kind of place; not covered by any digest
+	Path      string `json:"path,omitempty"`      // whole device path; not covered either
+}
+
+// Loaded is a file or list that was measured when it was read.
+type Loaded struct {
+	Event     int    `json:"event"`
+	Digest    Digest `json:"digest"`              // SHA-256 of the contents
+	Described string `json:"described,omitempty"` // name; not covered by any digest
 }
 
 // CommandLine is a kernel command line that a boot loader measured.
@@ -121,19 +134,26 @@ func (x *extractor) read(e *LogEvent) {
 		if e.holds("Exit Boot Services Returned with Success") {
 			x.facts.ExitBootServices = true
 		}
+		x.partitionTable(e)
 	case 7:
 		x.secureBoot(e)
 	case 8:
 		x.grub(e)
 	case 9:
-		x.loadOptions(e)
+		x.loaded(e)
 	case 11:
 		x.section(e)
 	case 12:
 		x.commandLine(e)
 	case 13:
-		x.facts.Unread = append(x.facts.Unread, e.measurement(ipl(e)))
+		x.unread(e, ipl(e))
+	case 14:
+		x.mok(e)
 	}
+}
+
+func (x *extractor) unread(e *LogEvent, text string) {
+	x.facts.Unread = append(x.facts.Unread, e.measurement(text))
 }
 
 // covers reports whether the digest vouches for data.
@@ -194,9 +214,21 @@ func (x *extractor) application(e *LogEvent) {
 			}
 		}
 	}
+	x.facts.Applications = append(x.facts.Applications, application(e))
+}
+
+func application(e *LogEvent) Application {
 	app := Application{Event: e.Index, Digest: e.Digest}
-	if e.Type == evBootApplication || e.Type == evBootDriver || e.Type == evRuntimeDriver {
+	if e.startsImage() {
 		app.Described = clean(imagePath(e.Data))
+		if path, ok := loadedFrom(e.Data); ok {
+			app.Path = clean(devicePath(path))
+		}
 	}
-	x.facts.Applications = append(x.facts.Applications, app)
+	return app
+}
+
+// startsImage goes by the type, which no digest covers.
+func (e *LogEvent) startsImage() bool {
+	return e.Type == evBootApplication || e.Type == evBootDriver || e.Type == evRuntimeDriver
 }

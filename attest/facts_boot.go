@@ -43,7 +43,7 @@ func (x *extractor) section(e *LogEvent) {
 			return
 		}
 	}
-	x.facts.Unread = append(x.facts.Unread, e.measurement(ipl(e)))
+	x.unread(e, ipl(e))
 }
 
 // commandLine takes every event of PCR 12 for a command line: what it is not,
@@ -60,37 +60,66 @@ func (x *extractor) commandLine(e *LogEvent) {
 
 // Tag of the event by which the kernel's EFI stub measures its load options into
 // PCR 9 (Linux, drivers/firmware/efi/libstub).
-const loadOptionsTag = 0x8f3b22ed
+const (
+	loadOptionsTag = 0x8f3b22ed
+	initrdTag      = 0x8f3b22ec
+)
 
-func (x *extractor) loadOptions(e *LogEvent) {
-	if e.Type == evEventTag && len(e.Data) >= 8 && binary.LittleEndian.Uint32(e.Data) == loadOptionsTag {
-		x.facts.LoadOptions = append(x.facts.LoadOptions, e.measurement("kernel load options"))
+// loaded reads PCR 9: the kernel's load options, and otherwise files, whatever an
+// event claims to be.
+func (x *extractor) loaded(e *LogEvent) {
+	name := ipl(e)
+	if e.Type == evEventTag && len(e.Data) >= 8 {
+		switch binary.LittleEndian.Uint32(e.Data) {
+		case loadOptionsTag:
+			x.facts.LoadOptions = append(x.facts.LoadOptions, e.measurement("kernel load options"))
+			return
+		case initrdTag:
+			name = "initrd"
+		}
+	}
+	x.facts.Files = append(x.facts.Files, Loaded{Event: e.Index, Digest: e.Digest, Described: clean(name)})
+}
+
+// grubPrefixes are what GRUB 2, and older builds of distributions, put before the
+// text that they extend; no digest covers them. The value is whether it is the
+// kernel's command line.
+func grubPrefixes() map[string]bool {
+	return map[string]bool{
+		"grub_cmd: ": false, "grub_cmd ": false, "module_cmdline: ": false,
+		"kernel_cmdline: ": true, "grub_kernel_cmdline ": true,
 	}
 }
 
-// grub reads PCR 8 as GRUB 2 measures it: a prefix that no digest covers, then
-// the text that is extended, without a terminating zero.
+// grub reads PCR 8: what GRUB ran, without a terminating zero, and the command line
+// that systemd-boot before 251 measured there.
 func (x *extractor) grub(e *LogEvent) {
 	data := bytes.TrimRight(e.Data, "\x00")
-	prefix, text, ok := bytes.Cut(data, []byte(": "))
-	if !ok {
-		prefix, text, _ = bytes.Cut(data, []byte(" ")) // before GRUB 2.04
+	for prefix, kernel := range grubPrefixes() {
+		text, ok := bytes.CutPrefix(data, []byte(prefix))
+		if !ok || !e.covers(text) && !e.covers(append(bytes.Clone(text), 0)) { // older builds extend the zero too
+			continue
+		}
+		command := strings.ToValidUTF8(string(text), "?")
+		if kernel {
+			x.facts.CommandLines = append(x.facts.CommandLines, CommandLine{PCR: e.PCR, Event: e.Index, Digest: e.Digest, Text: command})
+		} else {
+			x.facts.GRUB = append(x.facts.GRUB, command)
+		}
+		return
 	}
-	switch kind := string(prefix); {
-	case (kind == "grub_cmd" || kind == "module_cmdline") && e.covers(text):
-		x.facts.GRUB = append(x.facts.GRUB, strings.ToValidUTF8(string(text), "?"))
-	case kind == "kernel_cmdline" && e.covers(text):
-		x.facts.CommandLines = append(x.facts.CommandLines,
-			CommandLine{PCR: e.PCR, Event: e.Index, Digest: e.Digest, Text: strings.ToValidUTF8(string(text), "?")})
-	default:
-		x.facts.Unread = append(x.facts.Unread, e.measurement(ipl(e)))
+	if text, ok := utf16Text(e.Data); ok && e.covers(utf16Bytes(text)) {
+		x.facts.CommandLines = append(x.facts.CommandLines, CommandLine{PCR: e.PCR, Event: e.Index, Digest: e.Digest, Text: text})
+		return
 	}
+	x.unread(e, ipl(e))
 }
 
-// ipl is the text of an EV_IPL event: UTF-16 or ASCII, whatever it is.
+// ipl is the text of an EV_IPL event: ASCII or UTF-16, whatever it is.
 func ipl(e *LogEvent) string {
-	if text, ok := utf16Text(e.Data); ok && len(e.Data) >= 4 {
+	ascii := string(bytes.TrimRight(e.Data, "\x00"))
+	if text, ok := utf16Text(e.Data); ok && len(e.Data) >= 4 && !isPrintable(ascii) {
 		return text
 	}
-	return strings.ToValidUTF8(string(bytes.TrimRight(e.Data, "\x00")), "?")
+	return strings.ToValidUTF8(ascii, "?")
 }

@@ -31,6 +31,11 @@ func FuzzEventLog(f *testing.F) {
 		if err != nil {
 			return
 		}
+		for i := range log.Events {
+			if text, _ := log.Events[i].Describe(); text != clean(text) {
+				t.Fatalf("event %d is described as %q", i, text)
+			}
+		}
 		facts := extractFacts(log, func(int) bool { return true })
 		if _, err := json.Marshal(facts); err != nil {
 			t.Fatal(err)
@@ -40,8 +45,10 @@ func FuzzEventLog(f *testing.F) {
 			return
 		}
 		again := NewEventLog()
-		for _, e := range log.Events[1:] {
-			again = AppendEvent(again, e)
+		for _, e := range log.Events {
+			if e.Type != evNoAction || e.Index > 0 { // but the header
+				again = AppendEvent(again, e)
+			}
 		}
 		second, err := ParseEventLog(again)
 		if err != nil {
@@ -94,20 +101,68 @@ func FuzzDevicePath(f *testing.F) {
 	})
 }
 
-// Property: the prefix that a list is found to have gives the PCR by itself.
+// Property: a list that is replayed in two parts, with the state in between encoded
+// and decoded, is what it is in one.
 func FuzzIMA(f *testing.F) {
-	entry, extend := imaEntry("ima-ng", Digest{1}, "boot_aggregate")
+	entry, extend := encodeIMA("ima-sig", Digest{1}, "boot_aggregate")
 	pcr := Extend(Digest{}, extend)
-	f.Add(entry, pcr[:])
-	f.Add(readFile(f, bootData, "ima-tcb.binary")[:4096], pcr[:])
-	f.Fuzz(func(t *testing.T, list, quoted []byte) {
+	f.Add(entry, pcr[:], 0)
+	f.Add(append(bytes.Clone(entry), entry...), pcr[:], len(entry))
+	f.Add(readFile(f, bootData, "ima-tcb.binary")[:4096], pcr[:], 300)
+	f.Fuzz(func(t *testing.T, list, quoted []byte, cut int) {
 		var want Digest
 		copy(want[:], quoted)
-		var value Digest
-		n := uint64(0)
-		facts, err := ReplayIMA(list, want, func(e *IMAEntry) { value = Extend(value, e.extend); n++ })
-		if err == nil && facts.Entries <= n && facts.Ahead == 0 && value != want {
-			t.Fatalf("%d entries give %s, not %s", facts.Entries, value, want)
+		whole, state, err := new(IMAState).replay(list, imaTarget{quoted: want})
+		if err != nil {
+			return
+		}
+		if cut < 0 || int64(cut) > state.size {
+			return
+		}
+		_, begin, err := new(IMAState).replay(list[:cut], imaTarget{quoted: want, more: true})
+		if err != nil {
+			return
+		}
+		text, err := begin.MarshalText()
+		if err != nil || len(text) > 256 {
+			t.Fatalf("state of %d bytes, %v", len(text), err)
+		}
+		var decoded IMAState
+		if err := decoded.UnmarshalText(text); err != nil {
+			t.Fatal(err)
+		}
+		facts, end, err := decoded.replay(list[decoded.size:], imaTarget{quoted: want})
+		if err != nil || facts.Entries != whole.Entries || facts.Violations != whole.Violations || *end != *state {
+			t.Fatalf("cut at %d: %+v, in one %+v: %v", cut, facts, whole, err)
+		}
+	})
+}
+
+// Property: an ASCII list that is read is replayed, and its first entry is the line's.
+func FuzzIMAText(f *testing.F) {
+	f.Add([]byte("10 1d8d532d463c9f8c205d0df7787669a85f93e260 ima-ng sha1:0000000000000000000000000000000000000000 boot_aggregate\n"))
+	f.Add([]byte("10 0000000000000000000000000000000000000000 ima-sig sha256:00 /x 030204\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		list, err := IMAFromText(text)
+		if err != nil {
+			return
+		}
+		if _, err := ReplayIMABank(list, AlgSHA1); err != nil && len(list) <= maxIMALog {
+			t.Fatalf("its binary form is refused: %v", err)
+		}
+	})
+}
+
+// Property: no signature verifies but by a configured key.
+func FuzzIMASignature(f *testing.F) {
+	digest := sha256Sum([]byte("file"))
+	key := newLab(f).key
+	r := &IMAReference{keys: map[[4]byte][]fileKey{{1, 2, 3, 4}: {&key.PublicKey}}, good: make(map[Digest]struct{})}
+	f.Add([]byte{3, 2, 4, 1, 2, 3, 4, 0, 1, 0})
+	f.Fuzz(func(t *testing.T, signature []byte) {
+		e := &imaEntry{algorithm: []byte("sha256"), digest: digest, path: []byte("/x"), signature: signature}
+		if r.verifyFile(e) == nil {
+			t.Fatalf("%x verifies", signature)
 		}
 	})
 }

@@ -10,150 +10,159 @@ import (
 
 // IMAFacts say what an IMA list holds up to the quoted PCR 10.
 type IMAFacts struct {
-	Entries       uint64 `json:"entries"`
-	Violations    uint64 `json:"violations,omitempty"` // files opened for writing while being measured: their contents are unknown
-	Ahead         uint64 `json:"ahead,omitempty"`      // entries behind the quote; they are not judged
-	BootAggregate Digest `json:"boot_aggregate"`       // of the first entry; zero if it has none in SHA-256
+	Entries       uint64    `json:"entries"`
+	Violations    uint64    `json:"violations,omitempty"`    // files opened for writing while being measured: their contents are unknown
+	Ahead         uint64    `json:"ahead,omitempty"`         // entries behind the quote; they are not judged
+	Pending       bool      `json:"pending,omitempty"`       // more of the list is to come before anything is proven
+	Foreign       bool      `json:"foreign,omitempty"`       // boot_aggregate is not of the quoted PCRs
+	BootAggregate Digest    `json:"boot_aggregate,omitzero"` // of the first entry, where it was sent now and is SHA-256
+	Judged        bool      `json:"judged,omitempty"`        // there was an IMAReference
+	Unlisted      uint64    `json:"unlisted,omitempty"`      // entries that it does not allow
+	First         []IMAFile `json:"first,omitempty"`         // the first few of these, of what was sent now
 }
 
-// IMAEntry is one measurement of the kernel.
-type IMAEntry struct {
-	Template  string // "ima-ng", "ima-sig", ...
-	Digest    []byte // of the file, with its algorithm in Algorithm
-	Algorithm string // "sha256"; "sha1" for template "ima"
-	Path      string // as the kernel names it; not unique
-	Violation bool   // the file was being written: its digest is unknown
-	extend    Digest // what went into PCR 10, SHA-256 bank
+// IMAFile is one measured file, in words.
+type IMAFile struct {
+	Entry  uint64 `json:"entry"`
+	Path   string `json:"path"`   // as the kernel names it; not unique
+	Digest string `json:"digest"` // "sha256:" and hex
+	Why    string `json:"why"`    // it is not allowed
 }
 
-// ErrIMAAhead is the error of ReplayIMA if no prefix of the list gives the PCR.
+// ErrIMAAhead is the error of a replay if no prefix of the list gives the PCR.
 var ErrIMAAhead = errors.New("no prefix of the IMA list gives PCR 10")
-
-// ReplayIMA reads a binary IMA list (the kernel's binary_runtime_measurements,
-// little endian) and finds the prefix whose replay is quoted, PCR 10 of the
-// SHA-256 bank. The list may run ahead of the quote, since it is read later.
-// each, if not nil, is called for every entry of that prefix, in order, before
-// it is known whether the prefix holds.
-func ReplayIMA(list []byte, quoted Digest, each func(*IMAEntry)) (IMAFacts, error) {
-	var facts, found IMAFacts
-	if len(list) > maxIMALog {
-		return found, fmt.Errorf("replay IMA list: %d bytes, at most %d are allowed", len(list), maxIMALog)
-	}
-	var pcr Digest
-	matched := pcr == quoted
-	c := &cursor{data: list, order: binary.LittleEndian}
-	for c.left() > 0 {
-		entry, err := readIMA(c)
-		if err != nil {
-			return found, fmt.Errorf("replay IMA list: entry %d: %w", facts.Entries, err)
-		}
-		if entry == nil { // another PCR's
-			continue
-		}
-		if facts.Entries == 0 && entry.Path == "boot_aggregate" && len(entry.Digest) == sha256.Size {
-			facts.BootAggregate = Digest(entry.Digest)
-		}
-		facts.Entries++
-		if entry.Violation {
-			facts.Violations++
-		}
-		if each != nil && !matched {
-			each(entry)
-		}
-		pcr = Extend(pcr, entry.extend)
-		if pcr == quoted {
-			found, matched = facts, true
-		}
-	}
-	if !matched {
-		return facts, ErrIMAAhead
-	}
-	found.Ahead = facts.Entries - found.Entries
-	return found, nil
-}
 
 const imaPCR = 10
 
-// readIMA reads one entry; nil for one that went into another PCR than 10.
-func readIMA(c *cursor) (*IMAEntry, error) {
-	pcr := c.u32("PCR")
-	sha1 := c.take(20, "template digest")
-	at := c.pos
-	nameSize := c.u32("template name length")
-	if c.err == nil && (nameSize == 0 || nameSize > maxIMAName) {
-		c.fail(at, "template name of %d bytes", nameSize)
-	}
-	entry := &IMAEntry{Template: string(c.take(uint64(nameSize), "template name"))}
-	var data []byte
-	if c.err == nil && entry.Template == "ima" {
-		data = readIMALegacy(c, entry)
-	} else if c.err == nil {
-		at = c.pos
-		size := c.u32("template data length")
-		if c.err == nil && size > maxIMATemplate {
-			c.fail(at, "template data of %d bytes", size)
-		}
-		data = c.take(uint64(size), "template data")
-		if c.err == nil {
-			entry.readTemplate(data)
-		}
-	}
-	if c.err != nil {
-		return nil, c.err
-	}
-	entry.setExtend(sha1, data)
-	if pcr != imaPCR {
-		return nil, nil
-	}
-	return entry, nil
+// imaEntry is one measurement of the kernel. All slices are parts of the list.
+type imaEntry struct {
+	pcr       uint32
+	template  []byte // "ima-ng", "ima-sig", ...
+	kind      []byte // "verity" for a digest of fs-verity, else "ima" or empty
+	algorithm []byte // of digest, such as "sha256"
+	digest    []byte // of the file; nil if the template's fields can't be read
+	path      []byte
+	signature []byte // security.ima, if the template has it
+	violation bool   // the file was being written: its digest is unknown
+	data      []byte // what the kernel hashes for each bank
 }
 
-// setExtend computes what the kernel extends: the SHA-256 of the template data
-// since Linux 5.8, all ones for a violation, whose recorded digest is zero.
-func (e *IMAEntry) setExtend(sha1, data []byte) {
-	if bytes.Equal(sha1, make([]byte, len(sha1))) {
-		e.Violation = true
-		for i := range e.extend {
-			e.extend[i] = 0xff
-		}
+// read reads the next entry of a binary list (the kernel's
+// binary_runtime_measurements, little endian).
+func (e *imaEntry) read(c *cursor) {
+	*e = imaEntry{pcr: c.u32("PCR")}
+	recorded := c.take(20, "template digest")
+	e.violation = c.err == nil && [20]byte(recorded) == [20]byte{}
+	at := c.pos
+	size := c.u32("template name length")
+	if c.err == nil && (size == 0 || size > maxIMAName) {
+		c.fail(at, "template name of %d bytes", size)
+	}
+	e.template = c.take(uint64(size), "template name")
+	if string(e.template) == "ima" {
+		e.readLegacy(c)
 		return
 	}
-	e.extend = sha256.Sum256(data)
+	at = c.pos
+	size = c.u32("template data length")
+	if c.err == nil && size > maxIMATemplate {
+		c.fail(at, "template data of %d bytes", size)
+	}
+	e.data = c.take(uint64(size), "template data")
+	if c.err == nil {
+		e.readFields()
+	}
 }
 
-// readIMALegacy reads the data of template "ima": a SHA-1 digest and a name. The
+// extend is what goes into PCR 10 of the SHA-256 bank: the digest of the template
+// data since Linux 5.8, all ones for a violation, whose recorded digest is zero.
+func (e *imaEntry) extend() Digest {
+	if e.violation {
+		return Digest(bytes.Repeat([]byte{0xff}, sha256.Size))
+	}
+	return sha256.Sum256(e.data)
+}
+
+// readLegacy reads the data of template "ima": a SHA-1 digest and a name. The
 // kernel hashes the name padded with zeros to 256 bytes.
-func readIMALegacy(c *cursor, e *IMAEntry) []byte {
+func (e *imaEntry) readLegacy(c *cursor) {
 	const padded = 256
-	e.Algorithm, e.Digest = "sha1", c.take(20, "file digest")
+	e.algorithm, e.digest = []byte("sha1"), c.take(20, "file digest")
 	at := c.pos
 	size := c.u32("file name length")
 	if c.err == nil && size >= padded {
 		c.fail(at, "file name of %d bytes", size)
 	}
 	name := c.take(uint64(size), "file name")
-	if c.err != nil {
-		return nil
-	}
-	e.Path = string(bytes.TrimRight(name, "\x00"))
-	data := make([]byte, 20+padded)
-	copy(data, e.Digest)
-	copy(data[20:], name)
-	return data
+	e.path = bytes.TrimRight(name, "\x00")
+	e.data = make([]byte, 20+padded)
+	copy(e.data, e.digest)
+	copy(e.data[20:], name)
 }
 
-// readTemplate reads the fields d-ng and n-ng, which all other templates of the
-// kernel begin with. Templates that it can't read are replayed all the same.
-func (e *IMAEntry) readTemplate(data []byte) {
-	c := &cursor{data: data, order: binary.LittleEndian}
+// readFields reads d-ng or d-ngv2, n-ng and, where there is one, sig, as all
+// templates of the kernel but "ima" begin. Fields that can't be read leave the entry
+// without path and digest: it is replayed, and no reference allows it.
+func (e *imaEntry) readFields() {
+	c := &cursor{data: e.data, order: binary.LittleEndian}
 	digest := c.take(uint64(c.u32("digest length")), "digest")
-	name := c.take(uint64(c.u32("name length")), "name")
-	algorithm, value, ok := bytes.Cut(digest, []byte(":\x00"))
+	path := c.take(uint64(c.u32("name length")), "name")
+	switch string(e.template) {
+	case "ima-sig", "ima-sigv2", "ima-modsig":
+		e.signature = c.take(uint64(c.u32("signature length")), "signature")
+	}
+	name, value, ok := bytes.Cut(digest, []byte(":\x00"))
 	if c.err != nil || !ok {
 		return
 	}
-	e.Algorithm, e.Digest = string(algorithm), value
-	e.Path = string(bytes.TrimRight(name, "\x00"))
+	if kind, rest, ok := bytes.Cut(name, []byte(":")); ok {
+		e.kind, name = kind, rest
+	}
+	e.algorithm, e.digest, e.path = name, value, bytes.TrimSuffix(path, []byte{0})
+}
+
+// describe is the entry for people.
+func (e *imaEntry) describe(n uint64, why string) IMAFile {
+	return IMAFile{Entry: n, Path: clean(string(e.path)), Digest: clean(fmt.Sprintf("%s:%x", e.algorithm, e.digest)), Why: why}
+}
+
+// ReplayIMA replays a whole binary list of one boot and finds the prefix whose
+// replay is quoted, PCR 10 of the SHA-256 bank. The list may run ahead of the quote,
+// since it is read later.
+func ReplayIMA(list []byte, quoted Digest) (IMAFacts, error) {
+	facts, _, err := new(IMAState).replay(list, imaTarget{quoted: quoted})
+	return facts, err
+}
+
+// ReplayIMABank computes PCR 10 after the whole list in any bank, for reading and
+// comparing lists; verdicts rest on SHA-256 only.
+func ReplayIMABank(list []byte, alg Algorithm) ([]byte, error) {
+	h := alg.hash()
+	if h == nil {
+		return nil, fmt.Errorf("replay IMA list, %s: %w", alg, ErrNoBank)
+	}
+	pcr := make([]byte, alg.size())
+	c := &cursor{data: list, order: binary.LittleEndian}
+	var entry imaEntry
+	for c.left() > 0 {
+		if entry.read(c); c.err != nil {
+			return nil, fmt.Errorf("replay IMA list: %w", c.err)
+		}
+		if entry.pcr != imaPCR {
+			continue
+		}
+		value := bytes.Repeat([]byte{0xff}, alg.size())
+		if !entry.violation {
+			h.Reset()
+			h.Write(entry.data)
+			value = h.Sum(nil)
+		}
+		h.Reset()
+		h.Write(pcr)
+		h.Write(value)
+		pcr = h.Sum(nil)
+	}
+	return pcr, nil
 }
 
 // bootAggregates are what the kernel may put in the first entry: SHA-256 over PCRs

@@ -9,6 +9,11 @@ const (
 	maxIMALog      = 64 << 20  // an IMA list
 	maxIMATemplate = 64 << 10  // template data of one IMA entry
 	maxIMAName     = 64        // name of an IMA template
+	minIMAPart     = 1 << 20   // a part of an IMA list that is not its end
+	maxAllowList   = 64 << 20  // an allow-list of files
+	maxPath        = 4096      // a path in it
+	maxIMAKeys     = 64        // keys that sign files, count
+	maxFileSums    = 1 << 16   // signatures of files that are remembered as good, count
 	maxQuote       = 1024      // TPMS_ATTEST
 	maxSignature   = 1024      // TPMT_SIGNATURE
 	maxPublic      = 1024      // TPMT_PUBLIC

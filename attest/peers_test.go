@@ -22,17 +22,17 @@ func TestQuoteOfToolsIsVerified(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var measured []tpmtest.Measurement
 	for _, e := range log.Events {
 		if e.Extends() {
-			if err := power.Extend(t.Context(), e.PCR, e.Digest); err != nil {
-				t.Fatal(err)
-			}
+			measured = append(measured, tpmtest.Measurement{PCR: e.PCR, Digest: e.Digest})
 		}
 	}
 	for _, phase := range l.phases {
-		if err := power.Extend(t.Context(), 11, sha256.Sum256([]byte(phase))); err != nil {
-			t.Fatal(err)
-		}
+		measured = append(measured, tpmtest.Measurement{PCR: 11, Digest: sha256.Sum256([]byte(phase))})
+	}
+	if err := power.Boot(t.Context(), measured); err != nil {
+		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	run := func(name string, args ...string) {

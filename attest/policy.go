@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,11 +16,17 @@ type Policy struct {
 	Issued     time.Time           `json:"issued"`
 	Fleet      string              `json:"fleet"`
 	Releases   []Release           `json:"releases"`
-	Rules      map[string]Severity `json:"rules,omitempty"` // by rule name, where the default does not suit
+	Firmware   []ModelFirmware     `json:"firmware,omitempty"` // good beside what operators approved
+	Keys       []KeyReference      `json:"keys,omitempty"`     // Secure Boot keys; none: whatever the firmware holds
+	Rules      map[string]Severity `json:"rules,omitempty"`    // by rule name, where the default does not suit
 	Exceptions []Exception         `json:"exceptions,omitempty"`
 
 	releases []release // compiled; nil unless ParsePolicy made it
+	digest   Digest    // of the document
 }
+
+// ID names the document that ParsePolicy read: "sha256:" and the hash (hex) of its bytes.
+func (p *Policy) ID() string { return fmt.Sprintf("sha256:%x", p.digest) }
 
 // Release is what one release of a product measures when it boots. One that boots
 // otherwise in each slot is two of them, so that what was measured must be one or the
@@ -95,6 +102,7 @@ func ParsePolicy(data []byte) (*Policy, error) {
 	if err := p.check(); err != nil {
 		return nil, fmt.Errorf("parse attestation policy: %w", err)
 	}
+	p.digest = sha256.Sum256(data)
 	return &p, nil
 }
 
@@ -122,6 +130,9 @@ func (p *Policy) check() error {
 		compiled = append(compiled, c)
 	}
 	if err := p.checkRules(); err != nil {
+		return err
+	}
+	if err := p.checkSets(); err != nil {
 		return err
 	}
 	p.releases = compiled

@@ -12,6 +12,7 @@ import (
 type rule struct {
 	name   string
 	effect Severity // unless the policy says otherwise
+	holds  string   // what it demands
 	// check returns whether it holds, and a sentence. Where it does not, the
 	// sentence names PCR and event.
 	check func(a *appraisal) (ok bool, text string)
@@ -28,8 +29,8 @@ type appraisal struct {
 	logError string         // why
 	replay   map[int]Digest // of log
 	holds    [24]bool       // by PCR: replay equals quote (for PCR 11, followed by boot phases)
-	ima      []byte
 	imaErr   error
+	imaState *IMAState // up to the quote; nil if there is no list, or none that holds
 	facts    Facts
 	release  *release     // that the boot comes nearest to; nil if there is none
 	firmware *FirmwareSet // that the boot equals; nil if none

@@ -1,7 +1,6 @@
 package attest
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -88,22 +87,9 @@ func checkSecureBoot(a *appraisal) (bool, string) {
 	return a.facts.SecureBoot == "on", text
 }
 
-func checkIMA(a *appraisal) (bool, string) {
-	switch {
-	case a.ima == nil:
-		return true, "IMA: no list was given; PCR 10 is quoted, not judged"
-	case errors.Is(a.imaErr, ErrIMAAhead):
-		return false, fmt.Sprintf("IMA list is not what the TPM saw: no prefix of its %d entries gives PCR 10, %s", a.facts.IMA.Entries, a.pcrs[imaPCR].short())
-	case a.imaErr != nil:
-		return false, "IMA list: " + clean(a.imaErr.Error())
-	}
-	f := a.facts.IMA
-	if aggregates := bootAggregates(a.pcrs); f.Entries > 0 && !f.BootAggregate.IsZero() &&
-		f.BootAggregate != aggregates[0] && f.BootAggregate != aggregates[1] {
-		return false, fmt.Sprintf("IMA list is of another boot: its boot_aggregate is %s, PCRs 0 to 9 give %s", f.BootAggregate.short(), aggregates[0].short())
-	}
-	return true, fmt.Sprintf("IMA list replays to PCR 10: %d entries, %d ahead of the quote, %d violations", f.Entries, f.Ahead, f.Violations)
-}
+// clockLoss is how far the clock may go back at a power cut: a TPM writes it down
+// after this time at the latest (TPM 2.0 Library, part 1, section 36.3), in ms.
+const clockLoss = 1 << 22
 
 // checkClock compares with the last accepted quote of the same key. A TPM adds a
 // constant of the key to both counters, modulo 2^32 (TPM 2.0 Library, part 1,
@@ -116,17 +102,28 @@ func checkClock(a *appraisal) (bool, string) {
 	last := a.expect.Last.Clock
 	resets := int32(now.ResetCount - last.ResetCount)
 	restarts := int32(now.RestartCount - last.RestartCount)
+	back := int64(last.Milliseconds - now.Milliseconds)
+	newer := int64(now.FirmwareVersion - last.FirmwareVersion)
 	switch {
 	case resets < 0:
 		return false, fmt.Sprintf("TPM clock: the count of TPM resets went back by %d: the chip's state is an older copy", -int64(resets))
 	case resets == 0 && restarts < 0:
 		return false, fmt.Sprintf("TPM clock: the count of TPM restarts went back by %d", -int64(restarts))
-	case resets == 0 && restarts == 0 && now.Milliseconds < last.Milliseconds:
-		return false, fmt.Sprintf("TPM clock: it went back by %d ms without a reset", last.Milliseconds-now.Milliseconds)
+	case resets == 0 && restarts == 0 && back > 0:
+		return false, fmt.Sprintf("TPM clock: it went back by %d ms without a reset", back)
+	case back > clockLoss:
+		return false, fmt.Sprintf("TPM clock: it went back by %d ms, a power cut costs at most %d: the chip's state is an older copy", back, clockLoss)
+	case newer < 0:
+		return false, "TPM clock: the chip's firmware is older than at the last quote"
+	case newer > 0 && resets == 0:
+		return false, "TPM clock: the chip's firmware changed without a reset"
 	}
 	text := fmt.Sprintf("TPM clock: %d resets since the last quote", resets)
 	if !now.Safe {
 		text += ", clock not yet safe after a power cut"
+	}
+	if newer > 0 {
+		text += ", the chip's firmware is newer than then"
 	}
 	return true, text
 }

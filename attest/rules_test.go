@@ -1,8 +1,6 @@
 package attest
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -312,6 +310,13 @@ func TestCountersThatGoBackDistrust(t *testing.T) {
 		l.clock = clock
 		l.want(l.evidence(), Untrusted, text)
 	}
+	// A copy of the chip's state may be reset until its count is high enough: its clock
+	// is too low then.
+	last.Clock.Milliseconds = 1 << 30
+	l.clock = Clock{Milliseconds: 1<<30 - clockLoss, ResetCount: 9}
+	l.want(l.evidence(), Trusted, "")
+	l.clock.Milliseconds--
+	l.want(l.evidence(), Untrusted, "a power cut costs at most 4194304: the chip's state is an older copy")
 	// Obfuscated counters wrap at 2^32.
 	l.expect.Last.Clock = Clock{Key: hashOf(l.expect.AK), ResetCount: 1<<32 - 1, RestartCount: 5}
 	l.clock = Clock{ResetCount: 0, RestartCount: 1}
@@ -319,6 +324,21 @@ func TestCountersThatGoBackDistrust(t *testing.T) {
 	// Another key's counters say nothing.
 	l.expect.Last = &Memory{Clock: Clock{Key: Digest{1}, ResetCount: 9999}}
 	l.want(l.evidence(), Trusted, "")
+}
+
+func TestFirmwareOfTheChipIsTrackedOverTime(t *testing.T) {
+	l := newLab(t)
+	l.clock.FirmwareVersion = 1 << 63 // obfuscated: only differences count
+	l.expect.Last = l.want(l.evidence(), Trusted, "").Remember(nil)
+	l.clock.FirmwareVersion++
+	l.want(l.evidence(), Untrusted, "the chip's firmware changed without a reset")
+	l.clock.ResetCount++
+	r := l.want(l.evidence(), Trusted, "")
+	if !strings.Contains(strings.Join(r.Explanation(), "\n"), "the chip's firmware is newer than then") {
+		t.Errorf("it is not told: %q", r.Explanation())
+	}
+	l.clock.FirmwareVersion -= 2
+	l.want(l.evidence(), Untrusted, "the chip's firmware is older than at the last quote")
 }
 
 func TestWhatChangedSinceTheLastTrustedBootIsTold(t *testing.T) {
@@ -360,57 +380,6 @@ func TestExceptionHoldsForItsDeviceAndTime(t *testing.T) {
 	l.want(l.evidence(), Untrusted, "kernel command line")
 	l.policy.Exceptions[0].Device, l.expect.Now = "", labNow().Add(time.Hour)
 	l.want(l.evidence(), Untrusted, "kernel command line")
-}
-
-func TestIMAListIsJudgedUpToTheQuote(t *testing.T) {
-	l := newLab(t)
-	l.ima = readFile(t, bootData, "ima-tcb.binary")
-	raw, err := hex.DecodeString(strings.TrimSpace(string(readFile(t, bootData, "ima-tcb.pcr10.hex"))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	copy(l.pcr10[:], raw)
-	// The list is of another boot of the same machine, so its boot_aggregate is not
-	// that of these PCRs: exactly that has to be found.
-	l.want(l.evidence(), Untrusted, "IMA list is of another boot")
-	facts, err := ReplayIMA(l.ima, l.pcr10, nil)
-	if err != nil || facts.Entries != 406 || facts.Ahead != 1 {
-		t.Errorf("got %+v, %v; want the quote after entry 406 of 407", facts, err)
-	}
-	l.pcr10[0] ^= 1
-	l.want(l.evidence(), Untrusted, "no prefix of its 407 entries gives PCR 10")
-	l.ima = l.ima[:len(l.ima)-1]
-	l.want(l.evidence(), Untrusted, "IMA list: replay IMA list: entry 406: at byte")
-}
-
-func TestIMABootAggregateTiesTheListToTheQuote(t *testing.T) {
-	l := newLab(t)
-	aggregate := bootAggregates(l.boot(l.log))[0]
-	entry, extend := imaEntry("ima-ng", aggregate, "boot_aggregate")
-	l.ima, l.pcr10 = entry, Extend(Digest{}, extend)
-	r := l.want(l.evidence(), Trusted, "")
-	if f := r.Facts().IMA; f == nil || f.Entries != 1 || f.BootAggregate != aggregate {
-		t.Errorf("IMA facts %+v", f)
-	}
-	violation, _ := imaEntry("ima-ng", Digest{}, "/var/log/x")
-	copy(violation[4:24], make([]byte, 20))
-	ones := Digest(initialPCR(17, sha256.Size, 0))
-	l.ima, l.pcr10 = append(slices.Clone(entry), violation...), Extend(l.pcr10, ones)
-	r = l.want(l.evidence(), Trusted, "")
-	if f := r.Facts().IMA; f.Violations != 1 || f.Entries != 2 {
-		t.Errorf("IMA facts %+v", f)
-	}
-}
-
-// imaEntry encodes one entry of a binary list and what it extends.
-func imaEntry(template string, file Digest, path string) ([]byte, Digest) {
-	le := func(n int) []byte { return []byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)} }
-	digest := append([]byte("sha256:\x00"), file[:]...)
-	data := append(le(len(digest)), digest...)
-	data = append(append(data, le(len(path)+1)...), path+"\x00"...)
-	out := append(le(10), []byte(strings.Repeat("s", 20))...)
-	out = append(append(out, le(len(template))...), template...)
-	return append(append(out, le(len(data))...), data...), hashOf(data)
 }
 
 func TestResultsOfRulesAreJSON(t *testing.T) {

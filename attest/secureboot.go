@@ -2,8 +2,11 @@ package attest
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"strconv"
+	"strings"
 )
 
 // Variable is a measured UEFI variable.
@@ -12,8 +15,11 @@ type Variable struct {
 	Event        int      `json:"event"`
 	Name         string   `json:"name"`
 	Digest       Digest   `json:"digest"`                 // SHA-256 of its contents
-	Certificates []Digest `json:"certificates,omitempty"` // of a signature list: SHA-256 of each X.509 certificate
+	Text         string   `json:"text,omitempty"`         // what it says, where that is text; Digest covers it
+	Certificates []Digest `json:"certificates,omitempty"` // SHA-256 of each X.509 certificate in it
+	Subjects     []string `json:"subjects,omitempty"`     // common name in each of these
 	Hashes       int      `json:"hashes,omitempty"`       // of a signature list: image hashes in it, count
+	Others       int      `json:"others,omitempty"`       // of a signature list: signatures of other kinds, count
 	Doubt        string   `json:"doubt,omitempty"`        // what of this no digest covers, or why it can't be read
 }
 
@@ -31,13 +37,26 @@ func (x *extractor) secureBoot(e *LogEvent) {
 		x.facts.Signals = append(x.facts.Signals, signal)
 		return
 	}
-	v, contents, err := parseVariable(e)
-	if err != nil || !e.covers(e.Data) {
+	data := e.Data
+	if n := len(data); n > 0 && !e.covers(data) && e.covers(data[:n-1]) {
+		data = data[:n-1] // shim before 15.4 logs a byte more than it measures, see variablePadding
+	}
+	v, contents, err := parseVariable(e, data)
+	switch {
+	case err != nil:
+		x.unread(e, ipl(e))
+		return
+	case !e.covers(data):
+		x.unread(e, "described as "+v.Name)
 		return
 	}
-	guid, name := guidText(e.Data[:16]), v.Name
+	guid, name := guidText(data[:16]), v.Name
+	if guid == shimLock {
+		x.shim(&v, contents)
+	}
 	switch {
 	case x.closed7:
+		v.readAuthority(contents)
 		x.facts.Authorities = append(x.facts.Authorities, v)
 	case guid == globalVariable && name == "SecureBoot":
 		x.secure++
@@ -62,29 +81,37 @@ func (x *extractor) bootVariable(e *LogEvent) {
 	if e.Type != evVariableBoot && e.Type != evVariableBoot2 {
 		return
 	}
-	v, contents, err := parseVariable(e)
-	if err != nil {
+	v, contents, err := parseVariable(e, e.Data)
+	if err != nil || !e.covers(e.Data) && !e.covers(contents) {
+		x.unread(e, "boot variable that no digest covers")
 		return
 	}
 	if !e.covers(e.Data) {
-		if !e.covers(contents) {
-			return
-		}
 		v.Doubt = "no digest covers the name"
+	}
+	if isBootOption(v.Name) {
+		v.Text, _ = bootOption(contents)
 	}
 	x.facts.BootVariables = append(x.facts.BootVariables, v)
 }
 
+// variablePadding is how many zeros may follow a variable: shim before 15.4 measures
+// that of the structure in its memory along.
+const variablePadding = 7
+
 // parseVariable reads UEFI_VARIABLE_DATA (Platform Firmware Profile, section 10.2.6).
-func parseVariable(e *LogEvent) (Variable, []byte, error) {
-	c := &cursor{data: e.Data, order: binary.LittleEndian}
+func parseVariable(e *LogEvent, data []byte) (Variable, []byte, error) {
+	c := &cursor{data: data, order: binary.LittleEndian}
 	c.take(16, "GUID")
 	units, size := c.u64("name length"), c.u64("data length")
-	if units > uint64(len(e.Data)) {
+	if units > uint64(len(data)) {
 		c.fail(16, "name of %d characters", units)
 	}
 	name, ok := utf16Text(c.take(2*units, "name"))
 	contents := c.take(size, "data")
+	if rest := c.left(); rest <= variablePadding && padding(data[c.pos:]) && data[c.pos] == 0 {
+		c.take(uint64(rest), "padding")
+	}
 	if err := c.end("variable"); err != nil {
 		return Variable{}, nil, err
 	}
@@ -99,14 +126,55 @@ func (v *Variable) readSignatures(contents []byte) {
 	err := walkSignatures(contents, func(kind string, signature []byte) {
 		switch kind {
 		case certX509:
-			v.Certificates = append(v.Certificates, sha256.Sum256(signature))
+			v.addCertificate(signature)
 		case certSHA256:
 			v.Hashes++
+		default:
+			v.Others++
 		}
 	})
 	if err != nil {
-		v.Certificates, v.Hashes, v.Doubt = nil, 0, clean("its signature list is malformed "+err.Error())
+		v.Certificates, v.Subjects, v.Hashes, v.Others = nil, nil, 0, 0
+		v.Doubt = clean("its signature list is malformed " + err.Error())
 	}
+}
+
+func (v *Variable) addCertificate(der []byte) {
+	subject := ""
+	if c, err := x509.ParseCertificate(der); err == nil {
+		subject = clean(c.Subject.CommonName)
+	}
+	v.Certificates = append(v.Certificates, sha256.Sum256(der))
+	v.Subjects = append(v.Subjects, subject)
+}
+
+// readAuthority reads what EV_EFI_VARIABLE_AUTHORITY holds (Platform Firmware
+// Profile 1.06, section 3.3.4.8): the EFI_SIGNATURE_DATA that verified an image,
+// whose owner some firmware and shim leave out; or text, as shim's SBAT level is.
+func (v *Variable) readAuthority(contents []byte) {
+	const owner = 16
+	switch {
+	case isDER(contents):
+		v.addCertificate(contents)
+	case len(contents) > owner && isDER(contents[owner:]):
+		v.addCertificate(contents[owner:])
+	case isPrintable(strings.ReplaceAll(string(contents), "\n", " ")):
+		v.Text = clean(strings.TrimSpace(strings.ReplaceAll(string(contents), "\n", " ")))
+	}
+}
+
+// isDER reports whether data is one ASN.1 sequence, with a length of two bytes.
+func isDER(data []byte) bool {
+	return len(data) >= 4 && data[0] == 0x30 && data[1] == 0x82 && int(binary.BigEndian.Uint16(data[2:])) == len(data)-4
+}
+
+// isBootOption knows Boot0000 and the like.
+func isBootOption(name string) bool {
+	if len(name) != 8 || !strings.HasPrefix(name, "Boot") {
+		return false
+	}
+	_, err := strconv.ParseUint(name[4:], 16, 16)
+	return err == nil
 }
 
 // walkSignatures reads a sequence of EFI_SIGNATURE_LIST (UEFI 2.10, section

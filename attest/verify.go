@@ -36,21 +36,30 @@ func Verify(ev Evidence, e Expect) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	log, err := openLogs(&ev, e.Logs)
+	log, err := openLog(&ev, e.Logs)
+	if err != nil {
+		return nil, err
+	}
+	list, err := openIMA(&ev.IMALog, &e)
 	if err != nil {
 		return nil, err
 	}
 	q.clock.Key = sha256.Sum256(e.AK)
-	a := &appraisal{expect: &e, pcrs: ev.PCRs, clock: q.clock, claims: claims}
+	e.Firmware = slices.Concat(e.Firmware, e.Policy.firmwareOf(e.Model))
+	return conclude(&appraisal{expect: &e, pcrs: ev.PCRs, clock: q.clock, claims: claims}, log, list), nil
+}
+
+// conclude replays the logs against what was quoted and judges by all rules.
+func conclude(a *appraisal, log *knownLog, list *imaPart) *Result {
 	a.replayEventLog(log)
-	a.replayIMA(ev.IMALog)
+	a.replayIMA(list)
 	a.matchReferences()
 	grade, rules := a.judge()
 	amendments := a.amend(rules)
 	return &Result{
-		grade: grade, rules: rules, facts: a.facts, clock: q.clock, claims: claims,
-		amendments: amendments, lines: a.explain(grade, rules, amendments),
-	}, nil
+		grade: grade, rules: rules, facts: a.facts, clock: a.clock, claims: a.claims,
+		amendments: amendments, lines: a.explain(grade, rules, amendments), ima: a.imaState,
+	}
 }
 
 // checkExpect refuses to judge by half: what is missing would be a check left out.
@@ -126,16 +135,13 @@ func openClaims(data []byte, e *Expect) (Claims, error) {
 	return claims, nil
 }
 
-// openLogs wants whole logs that are what the device said they are. Whether they
-// are true is the quote's to say. The event log is nil if the machine has none.
-func openLogs(ev *Evidence, cache *LogCache) (*knownLog, error) {
-	if err := checkLog("IMA list", &ev.IMALog, maxIMALog); err != nil {
-		return nil, err
-	}
+// openLog wants a whole event log that is what the device said it is. Whether it is
+// true is the quote's to say. It is nil if the machine has none.
+func openLog(ev *Evidence, cache *LogCache) (*knownLog, error) {
 	if known := cache.find(ev.EventLog.Digest); known != nil {
 		return known, nil
 	}
-	if err := checkLog("event log", &ev.EventLog, maxEventLog); err != nil {
+	if err := checkLog(&ev.EventLog); err != nil {
 		return nil, err
 	}
 	if ev.EventLog.Digest.IsZero() {
@@ -146,16 +152,16 @@ func openLogs(ev *Evidence, cache *LogCache) (*knownLog, error) {
 	return known, nil
 }
 
-func checkLog(name string, log *Log, limit int) error {
+func checkLog(log *Log) error {
 	switch {
 	case log.Offset != 0:
-		return refuse("log", "the %s begins at byte %d", name, log.Offset)
-	case len(log.Bytes) > limit:
-		return refuse("log", "the %s has %d bytes, at most %d are allowed", name, len(log.Bytes), limit)
+		return refuse("log", "the event log begins at byte %d", log.Offset)
+	case len(log.Bytes) > maxEventLog:
+		return refuse("log", "the event log has %d bytes, at most %d are allowed", len(log.Bytes), maxEventLog)
 	case log.Digest.IsZero() && len(log.Bytes) == 0:
 		return nil
 	case sha256.Sum256(log.Bytes) != log.Digest:
-		return refuse("log", "the %s is not the one that its digest names", name)
+		return refuse("log", "the event log is not the one that its digest names")
 	}
 	return nil
 }
@@ -194,15 +200,6 @@ func (a *appraisal) phasePaths() [][]string {
 		paths = append(paths, a.expect.Policy.releases[i].Phases...)
 	}
 	return paths
-}
-
-func (a *appraisal) replayIMA(l Log) {
-	if l.Digest.IsZero() {
-		return
-	}
-	a.ima = l.Bytes
-	facts, err := ReplayIMA(l.Bytes, a.pcrs[imaPCR], nil)
-	a.facts.IMA, a.imaErr = &facts, err
 }
 
 func (a *appraisal) matchReferences() {

@@ -22,6 +22,7 @@ func TestAGatewayIsEnrolledAndTrustedOnARealEventLog(t *testing.T) {
 	if out := w.vm.Run("stat -c '%A %U' /sys/kernel/security/tpm0/binary_bios_measurements; ps -o user= -C gatewarden"); !strings.HasPrefix(out, "-r--r----- root\n") || !strings.Contains(out, "gatewar") {
 		t.Errorf("the event log and the agent belong to %s", out)
 	}
+	w.fits()
 	began := time.Now()
 	w.vm.Run("gatewarden attest --now")
 	w.judged(trusted, began)

@@ -113,6 +113,7 @@ func TestAMachineWithoutAnEventLogIsToldSo(t *testing.T) {
 	if d, err := w.api.Device(w.Context(), w.id); err != nil || d.Verdict.Grade != "untrusted" {
 		t.Errorf("graded %s: %v", d.Verdict.Grade, err)
 	}
+	w.lacks("attest", "event-log.none")
 }
 
 // Story 7: a clock that lost its battery delays nothing and is said.

@@ -25,11 +25,14 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/ca"
 	"github.com/gatewarden/gatewarden/fleet/device"
 	"github.com/gatewarden/gatewarden/fleet/dispatch"
+	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/release"
+	"github.com/gatewarden/gatewarden/fleet/revocation"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/fleet/web"
+	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -43,6 +46,9 @@ const (
 // certificate: an ill device can always be healed.
 const pathUpdates = "/v1/tuf/"
 
+// pathResultKeys is where anybody finds the keys of attestation results.
+const pathResultKeys = "/v1/results/jwks.json"
+
 // Server is a fleet server that was set up but may not run yet.
 type Server struct {
 	settings Settings
@@ -51,6 +57,8 @@ type Server struct {
 	ca       *ca.CA
 	service  *serviceCertificate
 	verifier *verifier.Verifier
+	results  *ear.Keys
+	version  string
 	broker   *broker.Broker
 	dispatch *dispatch.Dispatcher
 	policy   atomic.Pointer[attest.Policy]
@@ -64,26 +72,33 @@ type Server struct {
 // New opens everything and takes all ports, so that what can't work is said at
 // once. Close or Run must follow.
 func New(s Settings, version string, log *slog.Logger) (*Server, error) {
-	srv := &Server{settings: s, log: log}
-	if err := srv.open(version); err != nil {
+	srv := &Server{settings: s, version: version, log: log}
+	if err := srv.open(); err != nil {
 		srv.Close()
 		return nil, err
 	}
 	return srv, nil
 }
 
-func (s *Server) open(version string) error {
+func (s *Server) open() error {
 	steps := []func() error{s.openState, s.openPolicy, s.openMakers, s.openVerifier, s.openBroker, s.openDispatch, s.openDeviceAPI, s.openOperatorAPI}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
 		}
 	}
-	return s.openDashboard(version)
+	return s.openDashboard()
 }
 
 func (s *Server) openState() (err error) {
-	if s.ca, err = ca.Open(filepath.Join(s.settings.State, "ca")); err != nil {
+	vault, err := s.settings.Vault()
+	if err != nil {
+		return err
+	}
+	if s.ca, err = vault.Open(); errors.Is(err, ca.ErrPassphrase) {
+		return fmt.Errorf("open CA: %w\nhint: `ca_passphrase` in fleet.toml, or the systemd credential %s, holds it", err, passphraseCredential)
+	}
+	if err != nil {
 		return fmt.Errorf("open CA: %w\nhint: gatewarden-fleet init makes a new fleet", err)
 	}
 	if s.ca.Fleet() != s.settings.Fleet {
@@ -97,10 +112,35 @@ func (s *Server) openState() (err error) {
 }
 
 func (s *Server) openVerifier() (err error) {
+	if s.results, err = ear.OpenKeys(&fsx.FS{}, filepath.Join(s.settings.State, resultKeys), time.Now()); err != nil {
+		return err
+	}
+	files, err := readIMA(s.settings.IMA)
+	if err != nil {
+		return err
+	}
+	issuer, err := ear.New(ear.Config{Keys: s.results, Fleet: s.settings.Fleet, Build: s.version, Now: time.Now})
+	if err != nil {
+		return err
+	}
 	s.verifier, err = verifier.New(verifier.Config{
-		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Log: s.log.With("part", "verifier"),
+		IMA:      files,
+		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Results: issuer, Log: s.log.With("part", "verifier"),
 	})
 	return err
+}
+
+// resultKeySet answers with the keys by which anybody verifies attestation results.
+func (s *Server) resultKeySet(w http.ResponseWriter, _ *http.Request) {
+	set, err := s.results.Set()
+	if err != nil {
+		s.log.Error("list result keys", "error", err)
+		http.Error(w, "the fleet server could not do this now", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/jwk-set+json")
+	w.Header().Set("Cache-Control", "max-age=3600")
+	_, _ = w.Write(set) // the reader is gone: nothing to do
 }
 
 // fell ends the session of a device that is not trusted any more. The broker
@@ -131,8 +171,8 @@ func (s *Server) openBroker() (err error) {
 // so that each listener sees only the kinds that it is for.
 func (s *Server) issuers(profiles ...ca.Profile) *x509.CertPool {
 	pool := x509.NewCertPool()
-	for _, p := range profiles {
-		pool.AddCert(s.ca.Chain(p)[0])
+	for _, issuer := range s.ca.Issuers(profiles...) {
+		pool.AddCert(issuer)
 	}
 	return pool
 }
@@ -140,7 +180,7 @@ func (s *Server) issuers(profiles ...ca.Profile) *x509.CertPool {
 // checkBrokerPeer judges a verified certificate: the fleet's own client comes
 // from the services CA, everybody else from the journal.
 func (s *Server) checkBrokerPeer(ctx context.Context, cert *x509.Certificate) error {
-	ours := cert.CheckSignatureFrom(s.ca.Chain(ca.Service)[0]) == nil
+	ours := s.ca.Issued(ca.Service, cert)
 	if ours != (cert.Subject.CommonName == wire.FleetIdentity) {
 		return fmt.Errorf("identity %s is not for this kind of certificate", cert.Subject.CommonName)
 	}
@@ -183,11 +223,7 @@ func (s *Server) openMakers() (err error) {
 	return nil
 }
 
-// vouched asks again for a device whose maker was not known when it enrolled.
-func (s *Server) vouched(d registry.Device) bool {
-	return d.EKVerified || s.makers != nil && len(d.EKCertificate) > 0 &&
-		verifier.VerifyEK(d.EKCertificate, nil, s.makers, d.EKPublic, time.Now()) == nil
-}
+func (s *Server) vouched(d registry.Device) bool { return verifier.Vouched(d, s.makers, time.Now()) }
 
 func (s *Server) openDeviceAPI() (err error) {
 	c := s.settings.Certificates
@@ -201,7 +237,17 @@ func (s *Server) openDeviceAPI() (err error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", api)
+	lists, err := revocation.New(revocation.Config{
+		CA: s.ca, Registry: s.store, URL: s.settings.Public.API[0], Now: time.Now, Log: s.log.With("part", "revocation"),
+	})
+	if err != nil {
+		return err
+	}
+	for _, path := range []string{revocation.PathCRL, revocation.PathOCSP, revocation.PathOCSP + "/"} {
+		mux.Handle(path, lists)
+	}
 	updates := http.StripPrefix(strings.TrimSuffix(pathUpdates, "/"), release.Handler(s.settings.Updates))
+	mux.HandleFunc("GET "+pathResultKeys, s.resultKeySet)
 	mux.HandleFunc(pathUpdates, func(w http.ResponseWriter, r *http.Request) {
 		s.log.Debug("update file asked for", "path", r.URL.Path, "from", r.RemoteAddr)
 		updates.ServeHTTP(w, r)
@@ -217,7 +263,7 @@ func (s *Server) openDeviceAPI() (err error) {
 
 func (s *Server) openOperatorAPI() (err error) {
 	s.opHandler, err = operator.New(operator.Config{
-		Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.broker.Drop, Vouched: s.vouched, Now: time.Now, Log: s.log.With("part", "operator-api"),
+		Fleet: s.settings.Fleet, Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.broker.Drop, Vouched: s.vouched, Now: time.Now, Log: s.log.With("part", "operator-api"),
 	})
 	if err != nil {
 		return err
@@ -235,9 +281,9 @@ func (s *Server) openOperatorAPI() (err error) {
 	return os.Chmod(path, 0o660)
 }
 
-func (s *Server) openDashboard(version string) (err error) {
+func (s *Server) openDashboard() (err error) {
 	config := web.Config{
-		Registry: s.store, Now: time.Now, Fleet: s.settings.Fleet, Version: version, Log: s.log.With("part", "dashboard"),
+		Registry: s.store, Now: time.Now, Fleet: s.settings.Fleet, Version: s.version, Log: s.log.With("part", "dashboard"),
 	}
 	if s.feed != nil {
 		config.Releases = s.releases
@@ -277,7 +323,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// housekeep bounds what the database keeps.
+// housekeep bounds what the database keeps, and rotates keys.
 func (s *Server) housekeep(ctx context.Context) error {
 	ticker := time.NewTicker(10 * time.Minute)
 	defer ticker.Stop()
@@ -288,6 +334,9 @@ func (s *Server) housekeep(ctx context.Context) error {
 		case <-ticker.C:
 			if err := s.store.Trim(ctx, 2000, time.Now()); err != nil {
 				s.log.Error("trim registry", "error", err)
+			}
+			if err := s.results.Rotate(time.Now()); err != nil {
+				s.log.Error("rotate result keys", "error", err)
 			}
 		}
 	}

@@ -13,11 +13,15 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/fleet/ca"
+	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/policy"
 )
 
-const messageKeyFile = "message.key" // ed25519, PKCS #8 PEM
+const (
+	messageKeyFile = "message.key" // ed25519, PKCS #8 PEM
+	resultKeys     = "results"     // folder of the keys that sign attestation results
+)
 
 const stateHint = "\nhint: `state` in fleet.toml must be a folder that this user may write"
 
@@ -35,12 +39,9 @@ func Init(s Settings, now time.Time) error {
 	if err := files.MkdirAll(filepath.Join(s.State, "trust"), 0o750); err != nil {
 		return fmt.Errorf("make state folder: %w%s", err, stateHint)
 	}
-	if err := ca.Init(filepath.Join(s.State, "ca"), s.Fleet, now); err != nil {
-		return fmt.Errorf("make CA: %w", err)
-	}
-	authority, err := ca.Open(filepath.Join(s.State, "ca"))
+	authority, err := initCA(s, now)
 	if err != nil {
-		return fmt.Errorf("open CA: %w", err)
+		return err
 	}
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -53,12 +54,34 @@ func Init(s Settings, now time.Time) error {
 	if err := files.WriteJSON(filepath.Join(s.State, "trust", "fleet.json"), document, 0o644); err != nil {
 		return fmt.Errorf("write trust/fleet.json: %w", err)
 	}
+	if _, err := ear.OpenKeys(files, filepath.Join(s.State, resultKeys), now); err != nil {
+		return err
+	}
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
 		return fmt.Errorf("encode message key: %w", err)
 	}
 	// Last: its presence says that the fleet is complete.
 	return files.WriteFile(filepath.Join(s.State, messageKeyFile), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+}
+
+// initCA makes the CA, or takes the one that `ca init` made.
+func initCA(s Settings, now time.Time) (*ca.CA, error) {
+	vault, err := s.Vault()
+	if err != nil {
+		return nil, err
+	}
+	if err := vault.Init(s.Fleet, now); err != nil && !errors.Is(err, ca.ErrExists) {
+		return nil, fmt.Errorf("make CA: %w", err)
+	}
+	authority, err := vault.Open()
+	if err == nil && authority.Fleet() != s.Fleet {
+		err = fmt.Errorf("it is for the fleet %q, not %q", authority.Fleet(), s.Fleet)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open CA: %w", err)
+	}
+	return authority, nil
 }
 
 func readMessageKey(state string) (ed25519.PrivateKey, error) {

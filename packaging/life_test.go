@@ -55,6 +55,7 @@ func TestLifeOfInstalledPackages(t *testing.T) {
 		{"the server starts by itself once it has keys and a policy", serverStarts},
 		{"the agent starts by itself once it has its documents, and is trusted", func(m *machine) { agentStarts(m, filepath.Base(power.Socket)) }},
 		{"only the agent may speak to the helper", helperIsClosed},
+		{"units get the secrets that were sealed for them", unitsGetSecrets(power)},
 		{"upgrade restarts and keeps everything", func(m *machine) { replaced(m, "1.1.0", agent2, server2) }},
 		{"downgrade restarts and keeps everything", func(m *machine) { replaced(m, "1.0.0", agent1, server1) }},
 		{"reinstall restarts and keeps everything", func(m *machine) { replaced(m, "1.0.0", agent1, server1) }},
@@ -158,7 +159,7 @@ func helperIsClosed(m *machine) {
 		m.t.Error("another user reaches the helper's socket")
 	}
 	for path, want := range map[string]string{
-		"/run/gatewarden": "750 gatewarden gatewarden", "/run/gatewarden/helper.sock": "600 gatewarden gatewarden",
+		"/run/gatewarden": "750 gatewarden gatewarden", "/run/gatewarden/helper.sock": "600 gatewarden gatewarden", "/run/gatewarden/credentials.sock": "600 root root",
 		"/var/lib/gatewarden": "700 gatewarden gatewarden", "/var/lib/gatewarden-helper": "700 root root", "/etc/gatewarden/trust": "755 root root",
 		"/var/lib/gatewarden-fleet": "700 gatewarden-fleet gatewarden-fleet",
 	} {

@@ -24,9 +24,11 @@ func TestUnitsHaveThePathsOfTheDefaults(t *testing.T) {
 		"gatewarden/gatewarden.path": {
 			"PathChanged=" + filepath.Join(a.Trust, policy.FleetFile), "PathChanged=" + filepath.Join(a.Trust, policy.OperatorsFile),
 		},
-		"gatewarden/gatewarden-helper.socket":  {"ListenStream=" + a.Helper},
-		"gatewarden/gatewarden-helper.service": {"DeviceAllow=" + a.TPM + " rw"},
-		"gatewarden/tmpfiles.conf":             {"d " + filepath.Dir(a.Helper) + " 0750 gatewarden gatewarden -"},
+		"gatewarden/gatewarden-helper.socket":       {"ListenStream=" + a.Helper},
+		"gatewarden/gatewarden-helper.service":      {"DeviceAllow=" + a.TPM + " rw"},
+		"gatewarden/gatewarden-credentials.socket":  {"ListenStream=" + filepath.Join(filepath.Dir(a.Socket), "credentials.sock")},
+		"gatewarden/gatewarden-credentials.service": {"DeviceAllow=" + a.TPM + " rw", "BindPaths=-" + a.TPM},
+		"gatewarden/tmpfiles.conf":                  {"d " + filepath.Dir(a.Helper) + " 0750 gatewarden gatewarden -"},
 		"gatewarden-fleet/gatewarden-fleet.service": {
 			"ConditionPathExists=" + filepath.Join(f.State, "message.key"), "ReadWritePaths=" + filepath.Dir(f.Listen.Operator),
 		},

@@ -5,7 +5,7 @@
 # what the virtual machines need (make e2e).
 set -eu
 
-packages="swtpm swtpm-tools tpm2-tools tpm2-openssl mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ca-certificates dbus-daemon systemd"
+packages="swtpm swtpm-tools tpm2-tools tpm2-openssl mosquitto openssh-client openssl osslsigncode curl gnutls-bin casync git ima-evm-utils ca-certificates dbus-daemon systemd python3-jwt python3-cryptography"
 
 # One command (or file) for each package.
 missing=""
@@ -24,9 +24,13 @@ need curl curl
 need certtool gnutls-bin
 need casync casync
 need git git
+need evmctl ima-evm-utils
 need dbus-daemon dbus-daemon
 need systemd-analyze systemd
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
+for module in jwt cryptography; do
+	[ -e /usr/lib/python3/dist-packages/$module ] || missing="$missing python3-$module"
+done
 
 if [ "${1:-}" = packages ]; then
 	packages="$packages lintian rpmlint rpm cpio binutils python3-magic mmdebstrap systemd-container"

@@ -3,7 +3,6 @@ package tpm
 import (
 	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
@@ -11,7 +10,8 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// certifies compares keys. A certificate that can't be parsed proves nothing and
+// certifies compares keys, without the 24 bytes of headers and algorithm before them:
+// some makers write id-RSAES-OAEP there. A certificate that can't be parsed proves nothing and
 // contradicts nothing: who relies on it decides.
 func certifies(certificate []byte, public tpm2.TPMTPublic) bool {
 	parsed, err := x509.ParseCertificate(certificate)
@@ -23,7 +23,7 @@ func certifies(certificate []byte, public tpm2.TPMTPublic) bool {
 		return false
 	}
 	spki, err := x509.MarshalPKIXPublicKey(key)
-	return err == nil && bytes.Equal(spki, parsed.RawSubjectPublicKeyInfo)
+	return err == nil && bytes.HasSuffix(parsed.RawSubjectPublicKeyInfo, spki[24:])
 }
 
 // certifiedPublic is the public area of the key in a certificate, made by a template.
@@ -40,7 +40,7 @@ func certifiedPublic(template tpm2.TPMTPublic, certificate []byte) (tpm2.TPMTPub
 		if err != nil {
 			return tpm2.TPMTPublic{}, fmt.Errorf("read EK certificate: %w", err)
 		}
-		size := coordinateSize(key.Curve)
+		size := (key.Params().BitSize + 7) / 8
 		template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgECC, &tpm2.TPMSECCPoint{
 			X: tpm2.TPM2BECCParameter{Buffer: point[1 : 1+size]},
 			Y: tpm2.TPM2BECCParameter{Buffer: point[1+size:]},
@@ -53,5 +53,3 @@ func certifiedPublic(template tpm2.TPMTPublic, certificate []byte) (tpm2.TPMTPub
 	}
 	return template, nil
 }
-
-func coordinateSize(curve elliptic.Curve) int { return (curve.Params().BitSize + 7) / 8 }

@@ -1,9 +1,12 @@
 package tpm_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -136,16 +139,18 @@ func TestCloseDoesNotWaitForASilentChip(t *testing.T) {
 	}
 }
 
-// enrolCommands is a little more than what enrolAndAttest sends.
-const enrolCommands = 18
+// lifeCommands is a little more than what a life sends.
+const lifeCommands = 26
 
-// TestEveryFaultAtEveryCommandIsAnErrorOrARecovery: enrolling and attesting with
-// each fault at each command never hangs, never panics, leaves no handle, and works
-// afterwards.
+// TestEveryFaultAtEveryCommandIsAnErrorOrARecovery: enrolling, attesting and rotating
+// with each fault at each command never hangs, never panics, leaves no handle and no
+// key that does not work, and all works afterwards.
 func TestEveryFaultAtEveryCommandIsAnErrorOrARecovery(t *testing.T) {
 	t.Parallel()
 	faults := map[string]tpmtest.Fault{
 		"retry":          tpmtest.ResponseCode(tpm2.TPMRCRetry),
+		"yielded":        tpmtest.ResponseCode(tpm2.TPMRCYielded),
+		"NV rate":        tpmtest.ResponseCode(tpm2.TPMRCNVRate),
 		"testing":        tpmtest.ResponseCode(tpm2.TPMRCTesting),
 		"lockout":        tpmtest.ResponseCode(tpm2.TPMRCLockout),
 		"object memory":  tpmtest.ResponseCode(tpm2.TPMRCObjectMemory),
@@ -156,7 +161,8 @@ func TestEveryFaultAtEveryCommandIsAnErrorOrARecovery(t *testing.T) {
 		"sessions":       tpmtest.Garbage([]byte{0x80, 2, 0, 0, 0, 14, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff}),
 		"long lie":       tpmtest.Garbage([]byte{0x80, 1, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}),
 		"short":          tpmtest.Short(12),
-		"cut":            tpmtest.Cut(true),
+		"cut before":     tpmtest.Cut(false),
+		"cut after":      tpmtest.Cut(true),
 		"bit": tpmtest.Alter(func(r []byte) []byte {
 			r[len(r)-1] ^= 0x80
 			return r
@@ -171,7 +177,7 @@ func TestEveryFaultAtEveryCommandIsAnErrorOrARecovery(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, power := tpmtest.Start(t)
-			for n := 1; n <= enrolCommands; n++ {
+			for n := 1; n <= lifeCommands; n++ {
 				faultAt(t, power, n, fault)
 			}
 		})
@@ -184,12 +190,13 @@ func faultAt(t *testing.T, power *tpmtest.Power, n int, fault tpmtest.Fault) {
 	faults.At(n, fault)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	_ = enrolAndAttest(ctx, t, chip)
+	made, _ := life(ctx, t, chip)
 	if ctx.Err() != nil {
 		t.Fatalf("command %d: hangs", n)
 	}
 	_ = chip.Close()
 	noHandles(t, power, 0)
+	whole(ctx, t, power, n, made)
 	if n%3 != 0 && os.Getenv("GATEWARDEN_LONG") == "" {
 		return
 	}
@@ -200,8 +207,82 @@ func faultAt(t *testing.T, power *tpmtest.Power, n int, fault tpmtest.Fault) {
 	_ = fresh.Close()
 }
 
+// whole tells a half-made key: each that was handed out must load and be the one
+// that it says, or be known as damaged or foreign, and never be another.
+func whole(ctx context.Context, t *testing.T, power *tpmtest.Power, n int, made []*tpm.Key) {
+	t.Helper()
+	clean, _ := connect(t, power)
+	defer clean.Close()
+	for _, key := range made {
+		loaded, err := clean.LoadKey(ctx, key.PEM())
+		switch {
+		case errors.Is(err, tpm.ErrDamaged), errors.Is(err, tpm.ErrReplaced): // an answer was altered
+		case err != nil:
+			t.Errorf("command %d: %v", n, err)
+		case !bytes.Equal(loaded.Name(), key.Name()):
+			t.Errorf("command %d: another key came back", n)
+		default:
+			_ = loaded.Close()
+		}
+	}
+}
+
+// life is enrolAndAttest, then a rotation: a new key, proven and used, and the old
+// one gone. It returns the keys that it got.
+func life(ctx context.Context, t *testing.T, chip *tpm.TPM) (made []*tpm.Key, err error) {
+	if err := enrolAndAttest(ctx, t, chip); err != nil {
+		return nil, err
+	}
+	for _, role := range []tpm.Role{tpm.AK, tpm.Operational, tpm.Operational} {
+		key, err := chip.CreateKey(ctx, role)
+		if err != nil {
+			return made, err
+		}
+		made = append(made, key)
+	}
+	if err := made[1].Close(); err != nil {
+		return made, err
+	}
+	if _, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, made[2]); err != nil {
+		return made, err
+	}
+	_, _, err = chip.Certify(ctx, made[0], made[2], nil)
+	return made, err
+}
+
+// TestChipThatFallsSilentAtAnyCommandIsLeftInTime: the call ends with its context,
+// and when the chip answers after all, nothing of it stays and all works.
+func TestChipThatFallsSilentAtAnyCommandIsLeftInTime(t *testing.T) {
+	t.Parallel()
+	_, power := tpmtest.Start(t)
+	for n := 1; n <= lifeCommands; n++ {
+		if n%3 != 0 && os.Getenv("GATEWARDEN_LONG") == "" {
+			continue
+		}
+		chip, faults := connect(t, power)
+		release := make(chan struct{})
+		faults.At(n, tpmtest.Stall(release))
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		began := time.Now()
+		_, err := life(ctx, t, chip)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("command %d: it takes %v", n, took)
+		}
+		if ctx.Err() != nil && !errors.Is(err, tpm.ErrBusy) {
+			t.Errorf("command %d: %v", n, err)
+		}
+		cancel()
+		close(release)
+		if err := enrolAndAttest(t.Context(), t, chip); err != nil && !errors.Is(err, tpm.ErrBusy) {
+			t.Errorf("command %d: afterwards: %v", n, err)
+		}
+		_ = chip.Close()
+		noHandles(t, power, 0)
+	}
+}
+
 // enrolAndAttest does what an agent does at its first start. Errors end it early.
-func enrolAndAttest(ctx context.Context, t *testing.T, chip *tpm.TPM) error {
+func enrolAndAttest(ctx context.Context, t testing.TB, chip *tpm.TPM) error {
 	ek, err := chip.EK(ctx, "ecc-p256")
 	if err != nil {
 		return err
@@ -266,6 +347,13 @@ func TestSingleBankChipTakesOurQualifyingData(t *testing.T) {
 	}
 	if _, _, err := chip.Quote(t.Context(), ak, make([]byte, 35), pcrs()); err == nil {
 		t.Fatal("35 bytes were taken")
+	}
+	key := must(chip.CreateKey(t.Context(), tpm.Operational))(t)
+	if _, _, err := chip.Certify(t.Context(), ak, key, make([]byte, 32)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := chip.Certify(t.Context(), ak, key, make([]byte, 35)); err == nil {
+		t.Fatal("35 bytes were certified")
 	}
 }
 

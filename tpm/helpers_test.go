@@ -28,8 +28,8 @@ func connect(t *testing.T, p *tpmtest.Power) (*tpm.TPM, *tpmtest.Faults) {
 	return chip, faults
 }
 
-func must[T any](v T, err error) func(t *testing.T) T {
-	return func(t *testing.T) T {
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
@@ -39,7 +39,7 @@ func must[T any](v T, err error) func(t *testing.T) T {
 }
 
 // makeCredential is the fleet's side of activation.
-func makeCredential(t *testing.T, ek *tpm.EK, name, credential []byte) (blob, secret []byte) {
+func makeCredential(t testing.TB, ek *tpm.EK, name, credential []byte) (blob, secret []byte) {
 	t.Helper()
 	public := must(tpm2.Unmarshal[tpm2.TPMTPublic](ek.Public))(t)
 	key := must(tpm2.ImportEncapsulationKey(public))(t)
@@ -63,7 +63,7 @@ func verify(t *testing.T, k *tpm.Key, statement, sig []byte) {
 }
 
 // dial opens a connection for raw commands.
-func dial(t *testing.T, p *tpmtest.Power) transport.TPMCloser {
+func dial(t testing.TB, p *tpmtest.Power) transport.TPMCloser {
 	t.Helper()
 	conn, err := net.Dial("unix", p.Socket)
 	if err != nil {

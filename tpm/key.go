@@ -174,15 +174,11 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 		if err != nil {
 			return err
 		}
-		rsp, err := tpm2.Sign{
-			KeyHandle:  password(handle),
-			Digest:     tpm2.TPM2BDigest{Buffer: digest},
-			Validation: tpm2.TPMTTKHashCheck{Tag: tpm2.TPMSTHashCheck, Hierarchy: tpm2.TPMRHNull},
-		}.Execute(o)
-		if err != nil {
-			return err
+		// Scheme TPM_ALG_NULL, and a TPMT_TK_HASHCHECK of the null hierarchy.
+		answer, err := o.direct(tpm2.TPMCCSign, append(sized(digest), 0, 0x10, 0x80, 0x24, 0x40, 0, 0, 7, 0, 0), handle)
+		if err == nil {
+			signature, err = asn1Signature(answer)
 		}
-		signature, err = asn1Signature(rsp.Signature)
 		return err
 	})
 	if err != nil {
@@ -191,7 +187,11 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	return signature, nil
 }
 
-func asn1Signature(s tpm2.TPMTSignature) ([]byte, error) {
+func asn1Signature(answer []byte) ([]byte, error) {
+	s, err := tpm2.Unmarshal[tpm2.TPMTSignature](answer)
+	if err != nil {
+		return nil, fmt.Errorf("read TPM signature: %w", err)
+	}
 	ecc, err := s.Signature.ECDSA()
 	if err != nil {
 		return nil, fmt.Errorf("read TPM signature: %w", err)

@@ -13,11 +13,11 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
-	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/gatewarden/gatewarden/tpm"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
@@ -49,13 +49,7 @@ func TestUncleanStopsNeverLockTheChip(t *testing.T) {
 		if info.LockoutCounter != 0 {
 			t.Fatalf("after %d stops the lockout counter is %d", i, info.LockoutCounter)
 		}
-		faults.At(1+i%7, func(next transport.TPM, command []byte) ([]byte, error) {
-			cut := make(chan error, 1)
-			go func() { cut <- power.Kill() }()
-			response, err := next.Send(command)
-			<-cut
-			return response, err
-		})
+		faults.At(1+i%7, tpmtest.PowerCut(power))
 		work(t.Context(), t, chip, loaded)
 		_ = power.Kill()
 	}
@@ -80,13 +74,17 @@ func work(ctx context.Context, t *testing.T, chip *tpm.TPM, ak *tpm.Key) {
 	t.Fatal("the power was never cut")
 }
 
-// TestAttestationsLeaveNoHandle, and send exactly one TPM2_Quote each.
-func TestAttestationsLeaveNoHandle(t *testing.T) {
+// TestAttestationsLeaveNoHandleAndNoMemory, and send exactly one TPM2_Quote each.
+func TestAttestationsLeaveNoHandleAndNoMemory(t *testing.T) {
 	_, power := tpmtest.Start(t)
 	chip, faults := connect(t, power)
 	ak := must(chip.CreateKey(t.Context(), tpm.AK))(t)
 	before := len(must(power.Handles())(t))
-	for i := range times(1000) {
+	var heap uint64
+	for i := range times(10_000) {
+		if i == times(10_000)/10 {
+			heap = inUse()
+		}
 		faults.Reset()
 		nonce := sha256.Sum256([]byte{byte(i), byte(i >> 8)})
 		quote, sig, err := chip.Quote(t.Context(), ak, nonce[:], pcrs())
@@ -102,8 +100,19 @@ func TestAttestationsLeaveNoHandle(t *testing.T) {
 	if after := len(must(power.Handles())(t)); after != before {
 		t.Fatalf("%d handles before, %d after", before, after)
 	}
+	if grown := int64(inUse()) - int64(heap); grown > 256<<10 {
+		t.Errorf("%d bytes more than after a tenth of them", grown)
+	}
 	_ = chip.Close()
 	noHandles(t, power, 0)
+}
+
+// inUse is the memory that is still needed.
+func inUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc + m.StackInuse
 }
 
 // TestQuoteIsOverThePCRsAsTheyAre: extending changes what is read and what is signed.
@@ -192,31 +201,12 @@ func TestTLSHandshakeTakesOneSignatureAndResumptionNone(t *testing.T) {
 	_, power := tpmtest.Start(t)
 	chip, faults := connect(t, power)
 	key := must(chip.CreateKey(t.Context(), tpm.Operational))(t)
-	server, pool := serverCertificate(t)
-	device := selfSigned(t, key)
+	link := newLink(t, key)
 	faults.Reset()
-
-	listener := must(tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
-		Certificates: []tls.Certificate{server}, ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS13,
-	}))(t)
-	defer listener.Close()
-	go answer(listener)
-	config := &tls.Config{
-		RootCAs: pool, ServerName: "fleet", MinVersion: tls.VersionTLS13,
-		ClientSessionCache: tls.NewLRUClientSessionCache(1),
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return &device, nil
-		},
-	}
 	for i, want := range []int{1, 1, 1} {
-		conn := must(tls.Dial("tcp", listener.Addr().String(), config))(t)
-		if _, err := conn.Read(make([]byte, 1)); err != nil { // tickets come before it
-			t.Fatal(err)
-		}
-		if resumed := conn.ConnectionState().DidResume; resumed != (i > 0) {
+		if resumed := link.connect(t); resumed != (i > 0) {
 			t.Fatalf("connection %d: resumed is %v", i, resumed)
 		}
-		conn.Close()
 		if n := len(faults.Codes()); n != want {
 			t.Fatalf("%d TPM commands after connection %d: %v", n, i, faults.Codes())
 		}
@@ -237,7 +227,7 @@ func answer(listener net.Listener) {
 	}
 }
 
-func serverCertificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
+func serverCertificate(t testing.TB) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	der := certificate(t, key.Public(), key)
@@ -246,7 +236,7 @@ func serverCertificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-func selfSigned(t *testing.T, key *tpm.Key) tls.Certificate {
+func selfSigned(t testing.TB, key *tpm.Key) tls.Certificate {
 	t.Helper()
 	return tls.Certificate{
 		Certificate: [][]byte{certificate(t, key.Public(), key)}, PrivateKey: key,
@@ -254,7 +244,7 @@ func selfSigned(t *testing.T, key *tpm.Key) tls.Certificate {
 	}
 }
 
-func certificate(t *testing.T, public, signer any) []byte {
+func certificate(t testing.TB, public, signer any) []byte {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "fleet"}, DNSNames: []string{"fleet"},

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"math/big"
 	"testing"
@@ -117,6 +118,43 @@ func TestPaddedCertificateIsCutToItsLength(t *testing.T) {
 	for _, junk := range [][]byte{nil, {0}, {0x30}, {0x30, 0x82, 0xff, 0xff}, bytes.Repeat([]byte{0xff}, 100)} {
 		if parts := splitDER(junk); len(parts) != 0 {
 			t.Fatalf("%x: %d parts", junk, len(parts))
+		}
+	}
+}
+
+// TestCertificateWithOAEPKeyIsOfItsKey: several makers certify RSA keys as
+// id-RSAES-OAEP (RFC 4055), which crypto/x509 does not know.
+func TestCertificateWithOAEPKeyIsOfItsKey(t *testing.T) {
+	keys := make([]*rsa.PrivateKey, 2)
+	areas := make([]tpm2.TPMTPublic, 2)
+	for i := range keys {
+		var err error
+		if keys[i], err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
+			t.Fatal(err)
+		}
+		areas[i] = tpm2.RSAEKTemplate
+		areas[i].Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: keys[i].N.Bytes()})
+	}
+	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Unix(4e9, 0)}
+	plain, err := x509.CreateCertificate(rand.Reader, template, template, keys[0].Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	identifier := []byte{0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01}
+	oaep := bytes.Replace(plain, identifier, append(bytes.Clone(identifier[:10]), 0x07), 1)
+	if parsed, err := x509.ParseCertificate(oaep); err != nil || parsed.PublicKey != nil {
+		t.Fatalf("not the certificate that it should be: %v", err)
+	}
+	for name, der := range map[string][]byte{"rsaEncryption": plain, "id-RSAES-OAEP": oaep} {
+		if !certifies(der, areas[0]) {
+			t.Errorf("%s: not of its key", name)
+		}
+		if certifies(der, areas[1]) {
+			t.Errorf("%s: of another key", name)
 		}
 	}
 }

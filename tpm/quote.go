@@ -16,76 +16,46 @@ func (t *TPM) Quote(ctx context.Context, ak *Key, qualifying []byte, pcrs []int)
 	if err != nil {
 		return nil, nil, fmt.Errorf("quote PCRs: %w", err)
 	}
-	if err := t.checkStatement(ak, qualifying); err != nil {
-		return nil, nil, fmt.Errorf("quote PCRs: %w", err)
-	}
-	var a, s []byte
-	err = t.do(ctx, "quote PCRs", func(o *op) error {
-		handle, err := o.useKey(ak)
-		if err != nil {
-			return err
-		}
-		rsp, err := tpm2.Quote{
-			SignHandle:     password(handle),
-			QualifyingData: tpm2.TPM2BData{Buffer: qualifying},
-			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
-			PCRSelect:      selection,
-		}.Execute(o)
-		if err != nil {
-			return err
-		}
-		a, s = rsp.Quoted.Bytes(), tpm2.Marshal(rsp.Signature)
-		return nil
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return a, s, nil
+	// One bank, SHA-256, three bytes.
+	list := append([]byte{0, 0, 0, 1, 0, 0x0b, 3}, selection.PCRSelections[0].PCRSelect...)
+	return t.state(ctx, "quote PCRs", tpm2.TPMCCQuote, qualifying, list, ak)
 }
 
 // Certify has the AK state that key is in the same chip, with its Name. Results:
 // TPMS_ATTEST and TPMT_SIGNATURE (TPM 2.0 Part 3, 18.2).
 func (t *TPM) Certify(ctx context.Context, ak, key *Key, qualifying []byte) (info, sig []byte, err error) {
-	if err := t.checkStatement(ak, qualifying); err != nil {
-		return nil, nil, fmt.Errorf("certify key: %w", err)
-	}
 	if key == nil || key.t != t {
 		return nil, nil, errors.New("certify key: it belongs to another connection")
 	}
+	return t.state(ctx, "certify key", tpm2.TPMCCCertify, qualifying, nil, key, ak)
+}
+
+// state runs a command that states something; the last of keys is the AK, which signs it.
+func (t *TPM) state(ctx context.Context, what string, code tpm2.TPMCC, qualifying, more []byte, keys ...*Key) (attest, sig []byte, err error) {
+	if ak := keys[len(keys)-1]; ak == nil || ak.t != t || ak.role != AK {
+		return nil, nil, fmt.Errorf("%s: needs an attestation key of this connection", what)
+	}
+	if len(qualifying) > maxQualifying {
+		return nil, nil, fmt.Errorf("%s: qualifying data of %d bytes, more than %d", what, len(qualifying), maxQualifying)
+	}
 	var a, s []byte
-	err = t.do(ctx, "certify key", func(o *op) error {
-		signer, err := o.useKey(ak)
-		if err != nil {
-			return err
+	err = t.do(ctx, what, func(o *op) error {
+		handles := make([]tpm2.NamedHandle, len(keys))
+		for i, key := range keys {
+			var err error
+			if handles[i], err = o.useKey(key); err != nil {
+				return err
+			}
 		}
-		object, err := o.useKey(key)
-		if err != nil {
-			return err
+		// Scheme TPM_ALG_NULL: the key's own.
+		answer, err := o.direct(code, append(append(sized(qualifying), 0, 0x10), more...), handles...)
+		if err == nil {
+			a, s, err = statement(answer)
 		}
-		rsp, err := tpm2.Certify{
-			ObjectHandle:   password(object),
-			SignHandle:     password(signer),
-			QualifyingData: tpm2.TPM2BData{Buffer: qualifying},
-			InScheme:       tpm2.TPMTSigScheme{Scheme: tpm2.TPMAlgNull},
-		}.Execute(o)
-		if err != nil {
-			return err
-		}
-		a, s = rsp.CertifyInfo.Bytes(), tpm2.Marshal(rsp.Signature)
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	return a, s, nil
-}
-
-func (t *TPM) checkStatement(ak *Key, qualifying []byte) error {
-	if ak == nil || ak.t != t || ak.role != AK {
-		return errors.New("needs an attestation key of this connection")
-	}
-	if len(qualifying) > maxQualifying {
-		return fmt.Errorf("qualifying data of %d bytes, more than %d", len(qualifying), maxQualifying)
-	}
-	return nil
 }

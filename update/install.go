@@ -136,8 +136,10 @@ func (o *Offer) runningIndex(kind string) string {
 
 // kept reads a file of ours, nil if it is not there or is damaged: it can be got
 // again.
-func (e *Engine) kept(path string) ([]byte, error) {
-	data, err := e.cfg.FS.ReadFile(path, chunk.MaxIndex)
+func (e *Engine) kept(path string) ([]byte, error) { return readKept(e.cfg.FS, path) }
+
+func readKept(files *fsx.FS, path string) ([]byte, error) {
+	data, err := files.ReadFile(path, chunk.MaxIndex)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fsx.ErrDamaged) {
 		return nil, nil
 	}

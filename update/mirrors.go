@@ -9,8 +9,9 @@ import (
 	"github.com/gatewarden/gatewarden/update/tuf"
 )
 
-// Mirrors is one repository at several places, asked in order until one answers.
-// That a place does not have a file is an answer.
+// Mirrors is one repository at several places, asked in order until one has the
+// file: a place that is behind, or would hide a new root, hides nothing. There is no
+// such file (tuf.ErrNoFile) if nobody has it and somebody said so.
 type Mirrors []tuf.Fetcher
 
 // Fetch asks the mirrors for a file.
@@ -18,7 +19,7 @@ func (m Mirrors) Fetch(ctx context.Context, name string, limit int64) (io.ReadCl
 	errs := []error{fmt.Errorf("no mirror has %.80q", name)}
 	for _, one := range m {
 		body, err := one.Fetch(ctx, name, limit)
-		if err == nil || errors.Is(err, tuf.ErrNoFile) || ctx.Err() != nil {
+		if err == nil || ctx.Err() != nil {
 			return body, err
 		}
 		errs = append(errs, err)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/helperwire"
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 	"github.com/gatewarden/gatewarden/update/release"
@@ -28,12 +29,12 @@ var ErrNoRelease = errors.New("the running release is not in the owner's reposit
 // that no update brought. Nothing in it is to be believed but what carries a
 // signature of its own. Errors: ErrNoRelease.
 func (e *Engine) Running(ctx context.Context, s helperwire.Slots) (*release.Release, error) {
-	for _, name := range []string{runningFile, releaseFile} { // the second is on trial
-		data, err := e.kept(e.path(name))
-		if err != nil {
-			return nil, fmt.Errorf("read kept release: %w", err)
-		}
-		if r, err := release.Parse(data); err == nil && r.Product == s.Product && r.Channel == s.Channel && r.Version == s.Version {
+	kept, err := Kept(e.cfg.FS, e.cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range kept {
+		if r.Product == s.Product && r.Channel == s.Channel && r.Version == s.Version {
 			return r, nil
 		}
 	}
@@ -49,6 +50,23 @@ func (e *Engine) Running(ctx context.Context, s helperwire.Slots) (*release.Rele
 		return nil, fmt.Errorf("keep running release: %w", err)
 	}
 	return r, nil
+}
+
+// Kept are the releases whose metadata an engine keeps in dir: the last one that was
+// committed, and one that may be on trial. As with Running, only what carries a
+// signature of its own is to be believed.
+func Kept(files *fsx.FS, dir string) ([]*release.Release, error) {
+	var list []*release.Release
+	for _, name := range []string{runningFile, releaseFile} {
+		data, err := readKept(files, filepath.Join(dir, name))
+		if err != nil {
+			return nil, fmt.Errorf("read kept release: %w", err)
+		}
+		if r, err := release.Parse(data); err == nil {
+			list = append(list, r)
+		}
+	}
+	return list, nil
 }
 
 // lookUp returns the custom metadata of one target, from the network.

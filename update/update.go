@@ -41,6 +41,8 @@ type Repo interface {
 	// Check says whether data is the target of that path, by metadata that were
 	// verified before. It asks no network.
 	Check(ctx context.Context, path string, data []byte) error
+	// Root returns version and end of the newest root that was verified.
+	Root() (version int64, end time.Time, err error)
 	// Fetch opens a metadata file under the name that the repository gives it, for
 	// an installer that verifies by itself.
 	tuf.Fetcher

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"sync"
 	"time"
 
@@ -166,6 +167,21 @@ func (l *Log) Head() (uint64, string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.at.index, hex.EncodeToString(l.at.head[:])
+}
+
+// HeadAt returns the head (hex) after the entry of an index; known is false if the log
+// does not, or no longer, hold that entry and the next.
+func (l *Log) HeadAt(index uint64) (head string, known bool, err error) {
+	if last, head := l.Head(); index == last {
+		return head, true, nil
+	}
+	entries, err := l.Tail(math.MaxInt)
+	for _, e := range entries {
+		if e.Index == index+1 {
+			return e.Prev, true, err
+		}
+	}
+	return "", false, err
 }
 
 // Tail returns the last n entries, oldest first.

@@ -53,6 +53,25 @@ func names(t testing.TB, l *Log, n int) string {
 	return b.String()
 }
 
+func TestHeadsOfOlderEntriesAreKnownWhileTheLogHoldsThem(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l := open(t, path)
+	heads := []string{strings.Repeat("0", 64)}
+	for range 5 {
+		heads = append(heads, add(t, l, "one").Head)
+	}
+	for _, log := range []*Log{l, open(t, path)} {
+		for i, want := range heads {
+			if got, known, err := log.HeadAt(uint64(i)); err != nil || !known || got != want {
+				t.Errorf("entry %d: %s %v %v, want %s", i, got, known, err, want)
+			}
+		}
+		if _, known, err := log.HeadAt(6); known || err != nil {
+			t.Errorf("an entry to come is known: %v", err)
+		}
+	}
+}
+
 func TestChainGoesOnAcrossRestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	l := open(t, path)

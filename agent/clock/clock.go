@@ -32,6 +32,8 @@ type Clock struct {
 
 	mu    sync.Mutex
 	floor time.Time
+	root  int64
+	build time.Time
 }
 
 // Config of a Clock. All fields are required.
@@ -46,6 +48,7 @@ type Config struct {
 type floorFile struct {
 	Version int       `json:"v"`
 	Floor   time.Time `json:"floor"`
+	Root    int64     `json:"root,omitempty"` // version of the root of trust under which it rose
 }
 
 // New reads the stored floor. A damaged one is replaced by the build time: a
@@ -54,16 +57,19 @@ func New(c Config) (*Clock, error) {
 	if c.FS == nil || c.Dir == "" || c.Now == nil || c.Synced == nil {
 		return nil, errors.New("clock: incomplete configuration")
 	}
-	k := &Clock{fs: c.FS, path: filepath.Join(c.Dir, "time-floor.json"), now: c.Now, synced: c.Synced, floor: c.Build, challenge: make([]byte, 32)}
+	k := &Clock{fs: c.FS, path: filepath.Join(c.Dir, "time-floor.json"), now: c.Now, synced: c.Synced, floor: c.Build, build: c.Build, challenge: make([]byte, 32)}
 	if _, err := rand.Read(k.challenge); err != nil {
 		return nil, fmt.Errorf("make command challenge: %w", err)
 	}
 	var stored floorFile
 	err := c.FS.ReadJSON(k.path, maxFloorFile, &stored)
 	switch {
-	case err == nil && stored.Floor.After(k.floor):
-		k.floor = stored.Floor
-	case err == nil, errors.Is(err, fs.ErrNotExist), errors.Is(err, fsx.ErrDamaged):
+	case err == nil:
+		k.root = stored.Root
+		if stored.Floor.After(k.floor) {
+			k.floor = stored.Floor
+		}
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fsx.ErrDamaged):
 	default:
 		return nil, fmt.Errorf("read time floor: %w", err)
 	}
@@ -102,10 +108,41 @@ func (k *Clock) Raise(issued time.Time) error {
 	if !issued.After(k.floor) {
 		return nil
 	}
-	if err := k.fs.WriteJSON(k.path, floorFile{Version: 1, Floor: issued.UTC()}, 0o600); err != nil {
+	return k.store(issued, k.root)
+}
+
+// RaiseUnder is Raise for a document that is signed under a root of trust of this
+// version. A newer root than the last one may lower the floor too, to what it
+// vouches for: so an owner takes back a date that a stolen key signed.
+func (k *Clock) RaiseUnder(root int64, issued time.Time) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	floor := k.floor
+	if root > k.root && k.root > 0 {
+		floor = k.build
+	}
+	if issued.After(floor) {
+		floor = issued
+	}
+	if root <= k.root && floor.Equal(k.floor) {
+		return nil
+	}
+	return k.store(floor, max(root, k.root))
+}
+
+// Root is the version of the root under which RaiseUnder was called last, 0 if it
+// never was.
+func (k *Clock) Root() int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.root
+}
+
+func (k *Clock) store(floor time.Time, root int64) error {
+	if err := k.fs.WriteJSON(k.path, floorFile{Version: 1, Floor: floor.UTC(), Root: root}, 0o600); err != nil {
 		return fmt.Errorf("store time floor: %w", err)
 	}
-	k.floor = issued
+	k.floor, k.root = floor, root
 	return nil
 }
 

@@ -156,16 +156,49 @@ func (c *Collector) addLogs(ctx context.Context, ev *attest.Evidence, challenge 
 	if c.ima == nil {
 		return nil
 	}
-	list, err := readLog(c.ima, wire.MaxIMALog)
-	if err != nil {
+	var err error
+	if ev.IMALog, err = readIMA(c.ima, challenge.IMALog); err != nil {
 		closeFile(c.ima)
 		c.ima, c.opened = nil, false
 		return fmt.Errorf("read IMA list: %w", err)
 	}
-	if len(list) > 0 {
-		ev.IMALog = attest.Log{Bytes: list, Digest: sha256.Sum256(list)}
-	}
 	return nil
+}
+
+// readIMA takes the list from where the fleet holds it, if it holds the begin of this
+// one, as far as a message takes. The digest is over all of it: so the fleet knows
+// whether more is to come.
+func readIMA(list *os.File, held *wire.Held) (attest.Log, error) {
+	var log attest.Log
+	sum := sha256.New()
+	if _, err := list.Seek(0, io.SeekStart); err != nil {
+		return log, err
+	}
+	if held != nil && held.Size > 0 {
+		n, err := io.CopyN(sum, list, held.Size)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return log, err
+		}
+		if n == held.Size && hex.EncodeToString(sum.Sum(nil)) == held.Digest {
+			log.Offset = held.Size
+		} else if _, err := list.Seek(0, io.SeekStart); err != nil {
+			return log, err
+		}
+		if log.Offset == 0 {
+			sum.Reset()
+		}
+	}
+	var err error
+	if log.Bytes, err = io.ReadAll(io.TeeReader(io.LimitReader(list, wire.MaxIMALog), sum)); err != nil {
+		return log, err
+	}
+	if _, err := io.Copy(sum, list); err != nil {
+		return log, err
+	}
+	if log.Offset > 0 || len(log.Bytes) > 0 {
+		log.Digest = attest.Digest(sum.Sum(nil))
+	}
+	return log, nil
 }
 
 func readLog(f *os.File, limit int64) ([]byte, error) {

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/tpm"
@@ -17,7 +18,7 @@ import (
 
 // enroll obtains a certificate by EK and AK alone: the first one, and every one
 // after the device lost what it had.
-func (i *Identity) enroll(ctx context.Context) error {
+func (i *Identity) enroll(ctx context.Context, why string) error {
 	ek, err := i.endorsementKey(ctx)
 	if err != nil {
 		return err
@@ -28,11 +29,11 @@ func (i *Identity) enroll(ctx context.Context) error {
 	}
 	ask := wire.EnrollRequest{
 		Version: 1, EKCertificate: ek.Certificate, EKChain: ek.Chain, EKPublic: ek.Public, AKPublic: i.ak.TPMPublic(),
-		CSR: csr, Key: proof, Model: i.cfg.Model, Hostname: i.cfg.Hostname, Software: i.cfg.Software, Token: i.cfg.Token,
+		CSR: csr, Key: proof, Model: i.cfg.Model, Hostname: i.cfg.Hostname, Software: i.cfg.Software, Token: i.token(),
 	}
 	var challenge wire.EnrollChallenge
 	if err := i.postJSON(ctx, request{client: i.anyone.http, path: wire.PathEnroll}, ask, &challenge); err != nil {
-		return err
+		return i.tokenJudged(err)
 	}
 	if challenge.Device != i.Device() {
 		return fmt.Errorf("the fleet calls this device %s, it is %s: check trust/fleet.json", challenge.Device, i.Device())
@@ -43,10 +44,14 @@ func (i *Identity) enroll(ctx context.Context) error {
 	}
 	ticket := request{client: i.anyone.http, user: challenge.Ticket, secret: hex.EncodeToString(secret)}
 	chain, err := i.collectCertificate(ctx, ticket, csr, keyHash(key))
+	if errors.Is(err, errNewToken) {
+		return i.enroll(ctx, why)
+	}
 	if err != nil {
 		return err
 	}
-	return i.adopt(ctx, key, chain)
+	i.forgetToken() // it was used, or not needed
+	return i.adopt(ctx, key, chain, why)
 }
 
 func (i *Identity) endorsementKey(ctx context.Context) (*tpm.EK, error) {
@@ -84,7 +89,7 @@ func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr [
 			stale = true
 		case errors.As(err, &wait):
 			i.setPhase("waiting for an operator to approve " + i.Device())
-			if err := i.pause(ctx, wait.after); err != nil {
+			if err := i.awaitApproval(ctx, wait.after); err != nil {
 				return nil, err
 			}
 			stale = false
@@ -96,7 +101,7 @@ func (i *Identity) collectCertificate(ctx context.Context, ticket request, csr [
 
 // renew replaces the certificate with the credential in use: attest, new key,
 // simplereenroll.
-func (i *Identity) renew(ctx context.Context) error {
+func (i *Identity) renew(ctx context.Context, why string) error {
 	current, ok := i.Current()
 	if !ok {
 		return errors.New("renew: the device has no certificate")
@@ -118,7 +123,7 @@ func (i *Identity) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return i.adopt(ctx, key, chain)
+	return i.adopt(ctx, key, chain, why)
 }
 
 // newKey makes an operational key and proves where it lives. A key that a cut or
@@ -141,6 +146,8 @@ func (i *Identity) newKey(ctx context.Context) (key *tpm.Key, csr []byte, proof 
 	if err != nil {
 		return nil, nil, wire.KeyProof{}, fmt.Errorf("certify operational key: %w", err)
 	}
+	i.Saw(proof.Certify)
+	i.certified = i.seen.Load()
 	return key, csr, proof, nil
 }
 
@@ -162,11 +169,12 @@ func (i *Identity) pendingKey(ctx context.Context) (*tpm.Key, error) {
 
 // adopt makes a new pair the one in use. next.pem holds the whole pair before the
 // handshake that proves it, so that a cut from here on loses nothing.
-func (i *Identity) adopt(ctx context.Context, key *tpm.Key, chain []*x509.Certificate) error {
+func (i *Identity) adopt(ctx context.Context, key *tpm.Key, chain []*x509.Certificate, why string) error {
 	c, err := i.credential(key, chain)
 	if err != nil {
 		return fmt.Errorf("check the issued certificate: %w", err)
 	}
+	i.remember(c.Leaf(), why)
 	if err := i.store.writePair(nextFile, pair{key: key.PEM(), chain: chain}); err != nil {
 		i.notStored("new credential", err)
 	}
@@ -188,7 +196,7 @@ func (i *Identity) promote(ctx context.Context) error {
 	i.unproven = nil
 	i.mu.Lock()
 	old := i.current
-	i.current = c
+	i.current, i.adopted = c, time.Now()
 	i.mu.Unlock()
 	i.cfg.Changed(*c)
 	if old != nil && old != c {
@@ -238,11 +246,13 @@ func (i *Identity) answer(ctx context.Context, r request, challenge wire.Challen
 	if err != nil {
 		return err
 	}
+	i.Saw(ev.Quote)
 	r.path = wire.PathEvidence
 	var verdict wire.Verdict
 	if err := i.postJSON(ctx, r, ev, &verdict); err != nil {
 		return fmt.Errorf("send evidence: %w", err)
 	}
+	i.verdict = verdict
 	i.cfg.Verdict(verdict)
 	return nil
 }

@@ -61,17 +61,39 @@ func (w *world) impostor(h http.Handler) (address string) {
 // through puts h in front of one path of the real fleet.
 func (w *world) through(path string, h http.HandlerFunc) (address string) {
 	w.Helper()
-	real, err := url.Parse(w.settings.Public.API[0])
-	w.must(err)
-	proxy := httputil.NewSingleHostReverseProxy(real)
-	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.authority().Roots(), MinVersion: tls.VersionTLS13}}
-	return w.impostor(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+	return w.front(func(rw http.ResponseWriter, r *http.Request, fleet http.Handler) {
 		if r.URL.Path == path {
 			h(rw, r)
 			return
 		}
-		proxy.ServeHTTP(rw, r)
-	}))
+		fleet.ServeHTTP(rw, r)
+	})
+}
+
+// front puts h in front of the real fleet.
+func (w *world) front(h func(http.ResponseWriter, *http.Request, http.Handler)) (address string) {
+	w.Helper()
+	real, err := url.Parse(w.settings.Public.API[0])
+	w.must(err)
+	proxy := httputil.NewSingleHostReverseProxy(real)
+	proxy.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: w.authority().Roots(), MinVersion: tls.VersionTLS13}}
+	return w.impostor(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) { h(rw, r, proxy) }))
+}
+
+// issue answers a request with a certificate of an hour that is in nobody's journal.
+func (w *world) issue(rw http.ResponseWriter, r *http.Request, authority *ca.CA, profile ca.Profile, identity string, from time.Time) {
+	csr, err := est.ReadCSR(r, wire.MaxBody)
+	if err != nil {
+		w.Error(err)
+		return
+	}
+	leaf, chain, err := authority.Issue(profile, identity, csr.PublicKey, from, time.Hour)
+	if err == nil {
+		err = est.WriteCertsOnly(rw, append([]*x509.Certificate{leaf}, chain...))
+	}
+	if err != nil {
+		w.Error(err)
+	}
 }
 
 func TestAnswerThatIsNotTheFleetsIsNotBelieved(t *testing.T) {
@@ -162,25 +184,18 @@ func TestCertificateThatIsNotThisDevicesIsRefused(t *testing.T) {
 	w.must(g.fs.Remove(filepath.Join(g.dir, currentFile)))
 	foreign, err := ca.Open(filepath.Join(newWorld(t, nil).settings.State, "ca"))
 	w.must(err)
-	issue := func(authority *ca.CA, identity string, own bool) http.HandlerFunc {
+	issue := func(authority *ca.CA, identity string) http.HandlerFunc {
 		return func(rw http.ResponseWriter, r *http.Request) {
-			csr, err := est.ReadCSR(r, wire.MaxBody)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			public := csr.PublicKey
-			if !own {
-				public = newKey(t).Public()
-			}
-			leaf, chain, err := authority.Issue(ca.Full, identity, public, time.Now(), time.Hour)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			if err := est.WriteCertsOnly(rw, append([]*x509.Certificate{leaf}, chain...)); err != nil {
-				t.Error(err)
-			}
+			w.issue(rw, r, authority, ca.Full, identity, time.Now())
+		}
+	}
+	another := func(rw http.ResponseWriter, _ *http.Request) {
+		leaf, chain, err := w.authority().Issue(ca.Full, device, newKey(t).Public(), time.Now(), time.Hour)
+		if err == nil {
+			err = est.WriteCertsOnly(rw, append([]*x509.Certificate{leaf}, chain...))
+		}
+		if err != nil {
+			t.Error(err)
 		}
 	}
 	body := func(text string) http.HandlerFunc {
@@ -193,9 +208,9 @@ func TestCertificateThatIsNotThisDevicesIsRefused(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		"another key":               {issue(w.authority(), device, false), "not for the operational key"},
-		"another device":            {issue(w.authority(), "gw-aaaaaaaaaaaaaaaa", true), "this device is"},
-		"another fleet":             {issue(foreign, device, true), "not of this fleet"},
+		"another key":               {another, "not for the operational key"},
+		"another device":            {issue(w.authority(), "gw-aaaaaaaaaaaaaaaa"), "this device is"},
+		"another fleet":             {issue(foreign, device), "not of this fleet"},
 		"garbage":                   {body("AAAA"), "read certificate"},
 		"not base64":                {body("\x00\xff"), "read certificate"},
 		"nothing":                   {body(""), "read certificate"},
@@ -322,39 +337,6 @@ func TestServerIsTheFleets(t *testing.T) {
 	}
 	if err := verifyServer(tls.ConnectionState{}, trust, good); err == nil {
 		t.Error("a server without a certificate passes")
-	}
-}
-
-// Whatever the clock says, no time from a server is kept, and the device ends
-// with a certificate that works.
-func TestWrongClockNeitherStrandsNorWidens(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, nil)
-	g, i := w.enrolled()
-	floor := g.clock.floor
-	for name, offset := range map[string]time.Duration{
-		"1970": time.Until(time.Unix(0, 0)), "ten years ahead": 10 * 365 * 24 * time.Hour, "a year behind": -365 * 24 * time.Hour,
-	} {
-		t.Run(name, func(t *testing.T) {
-			g.clock.set(offset, false)
-			i = g.start()
-			g.step(i, "test")
-			c, ok := i.Current()
-			if !ok || time.Now().After(c.Leaf().NotAfter) {
-				t.Fatal("the device has no good certificate")
-			}
-			if wait := i.untilDue(); wait < time.Minute {
-				t.Errorf("the device will renew again in %s", wait)
-			}
-			if !g.clock.Floor().Equal(floor) {
-				t.Error("the floor moved")
-			}
-		})
-	}
-	g.clock.set(8*24*time.Hour, true) // believed, and past the life of what it just got
-	g.step(i, "test")
-	if wait := i.untilDue(); wait < 30*time.Minute {
-		t.Errorf("a clock that is ahead makes the device renew every %s", wait)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
@@ -56,24 +57,32 @@ type Clock interface {
 
 // Identity is safe for concurrent use.
 type Identity struct {
-	cfg    Config
-	store  store
-	ek     ekRecord
-	newAK  bool    // the fleet has not seen this AK yet
-	chosen *tpm.EK // read by New for the choice, so that enrolling need not read it again; else nil
-	ak     *tpm.Key
-	kick   chan string
-	anyone *anonymous
+	cfg     Config
+	store   store
+	ek      ekRecord
+	newAK   bool    // the fleet has not seen this AK yet
+	chosen  *tpm.EK // read by New for the choice, so that enrolling need not read it again; else nil
+	ak      *tpm.Key
+	kick    chan string
+	anyone  *anonymous
+	started time.Time
 
 	exchange  chan struct{} // holds a token: one exchange with the fleet at a time
 	retired   *tpm.Key      // the key before current; under exchange
 	unproven  *Credential   // what a cut kept from being put into use; under exchange
 	unstarted *tpm.Key      // the key in nextFile that has no certificate yet; under exchange
+	certified uint64        // TPM's clock when that key was certified; under exchange
+	verdict   wire.Verdict  // the last one that an exchange here brought; under exchange
+	spent     bool          // the configured token is of no more use; under exchange
+	newToken  chan struct{} // wakes an enrolment that waits for an operator
 
+	seen    atomic.Uint64 // TPM's clock when it signed last
 	mu      sync.Mutex
 	current *Credential
-	phase   string // what Run is doing, for people
-	last    error  // of the last exchange
+	adopted time.Time // when current came into use, by the process's own clock; zero if it was loaded
+	records []Record  // the newest first; replaced, never changed
+	phase   string    // what Run is doing, for people
+	last    error     // of the last exchange
 }
 
 // Credential is an operational key with its certificate. It does not change.
@@ -117,7 +126,7 @@ func New(ctx context.Context, c Config) (*Identity, error) {
 		c.Collect == nil || c.Verdict == nil || c.Changed == nil || c.Event == nil || c.Log == nil {
 		return nil, errors.New("identity: incomplete configuration")
 	}
-	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), phase: "starting"}
+	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), newToken: make(chan struct{}, 1), phase: "starting", started: time.Now()}
 	if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make identity folder: %w", err)
 	}
@@ -128,7 +137,9 @@ func New(ctx context.Context, c Config) (*Identity, error) {
 		return nil, err
 	}
 	i.anyone = newAnonymous(c.Fleet, c.Clock)
+	i.records = i.store.readHistory()
 	i.loadCredential(ctx)
+	i.recallCredential()
 	if _, ok := i.Current(); ok && i.newAK {
 		i.Kick("the attestation key is a new one")
 	}
@@ -157,6 +168,14 @@ func (i *Identity) Keys() []string {
 		return []string{c.SPKI()}
 	}
 	return nil
+}
+
+// AnchorsChanged asks for another certificate if the fleet's anchors do not know
+// the one in use any more.
+func (i *Identity) AnchorsChanged() {
+	if c, ok := i.Current(); ok && verifyChain(c.Chain, i.cfg.Fleet()) != nil {
+		i.Kick("the fleet has other anchors")
+	}
 }
 
 // Status says in a few words what the identity is waiting for, and the last

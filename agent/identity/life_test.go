@@ -96,6 +96,7 @@ func TestExpiredCertificateRecoversByItself(t *testing.T) {
 	w.stop()
 	w.serve()
 	until(t, "the certificate has expired", func() bool { return time.Now().After(old.Leaf().NotAfter) })
+	i = g.start()
 	g.step(i, "")
 	if c, _ := i.Current(); c.Serial() == old.Serial() || c.Identity != i.Device() {
 		t.Errorf("the device holds %s of %s, want a new certificate", c.Serial(), c.Identity)

@@ -2,9 +2,6 @@ package identity
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -21,16 +18,6 @@ const (
 	longestSleep = time.Hour   // wake at least so often: clocks jump
 	kickGap      = time.Second // least time between an exchange and the next one that is kicked
 )
-
-// RenewAt is when a certificate is renewed: at two thirds of its life, moved
-// earlier by up to a twentieth, by a share that is fixed for each serial number, so
-// that a fleet enrolled in one hour does not renew in one hour.
-func RenewAt(notBefore, notAfter time.Time, serial []byte) time.Time {
-	life := notAfter.Sub(notBefore)
-	sum := sha256.Sum256(serial)
-	share := float64(binary.BigEndian.Uint32(sum[:4])) / (1 << 32)
-	return notBefore.Add(life*2/3 - time.Duration(share*float64(life/20)))
-}
 
 // Run keeps the device enrolled and its certificate fresh until ctx ends.
 func (i *Identity) Run(ctx context.Context) error {
@@ -101,7 +88,7 @@ func (i *Identity) Rotate(ctx context.Context) error {
 		return fmt.Errorf("renew: another exchange with the fleet is under way: %w", err)
 	}
 	defer i.end()
-	return i.renew(ctx)
+	return i.renew(ctx, "a person or a command asked for it")
 }
 
 func (i *Identity) begin(ctx context.Context) error {
@@ -127,11 +114,11 @@ func (i *Identity) step(ctx context.Context, why string) (time.Duration, error) 
 	current, ok := i.Current()
 	if !ok {
 		i.setPhase("enrolling")
-		err := i.enroll(ctx)
+		err := i.enroll(ctx, "there was no certificate")
 		return i.untilDue(), err
 	}
 	now, _ := i.cfg.Clock.Now()
-	if reason := due(current.Leaf(), now); reason != "" {
+	if reason := due(current.Leaf(), i.age()); reason != "" {
 		why = reason
 	}
 	if why == "" {
@@ -139,7 +126,7 @@ func (i *Identity) step(ctx context.Context, why string) (time.Duration, error) 
 	}
 	i.setPhase("renewing: " + why)
 	i.cfg.Log.Info("renewing certificate", "reason", why)
-	err := i.renew(ctx)
+	err := i.renew(ctx, why)
 	if err == nil {
 		return i.untilDue(), nil
 	}
@@ -148,7 +135,7 @@ func (i *Identity) step(ctx context.Context, why string) (time.Duration, error) 
 	}
 	i.cfg.Log.Info("renewal did not work, recovering by EK and AK", "error", err)
 	i.setPhase("recovering")
-	if recovery := i.enroll(ctx); recovery != nil {
+	if recovery := i.enroll(ctx, why+"; recovered by EK and AK"); recovery != nil {
 		return 0, fmt.Errorf("recover by EK and AK, because the renewal did not work (%v): %w", err, recovery)
 	}
 	return i.untilDue(), nil
@@ -167,17 +154,6 @@ func (i *Identity) resume(ctx context.Context) error {
 	i.cfg.Log.Info("the credential of an interrupted renewal is not accepted", "error", err)
 	i.giveUp()
 	return nil
-}
-
-// due says why a certificate must be renewed now, "" if it need not be.
-func due(leaf *x509.Certificate, now time.Time) string {
-	switch {
-	case now.After(leaf.NotAfter):
-		return "the certificate has expired"
-	case !now.Before(RenewAt(leaf.NotBefore, leaf.NotAfter, leaf.SerialNumber.Bytes())):
-		return "two thirds of the certificate's life are over"
-	}
-	return ""
 }
 
 // mustRecover reports whether a failed renewal says that the certificate, or the
@@ -216,23 +192,6 @@ func happened(err error, op string) bool {
 	return errors.As(err, &network) && network.Op == op
 }
 
-// untilDue is the time to the next renewal, at most longestSleep. A certificate
-// that is due as soon as it is issued says that a clock is wrong, and another one
-// would not help: at least a twentieth of its life passes between two.
-func (i *Identity) untilDue() time.Duration {
-	current, ok := i.Current()
-	if !ok {
-		return 0
-	}
-	now, _ := i.cfg.Clock.Now()
-	leaf := current.Leaf()
-	wait := RenewAt(leaf.NotBefore, leaf.NotAfter, leaf.SerialNumber.Bytes()).Sub(now)
-	if wait <= 0 {
-		wait = max(leaf.NotAfter.Sub(leaf.NotBefore)/20, time.Second)
-	}
-	return min(wait, longestSleep)
-}
-
 // backoff is full jitter: anything between nothing and a bound that doubles. A
 // device that was revoked asks as seldom as anybody, from the first time on.
 func backoff(cause error, failures int) time.Duration {
@@ -243,17 +202,6 @@ func backoff(cause error, failures int) time.Duration {
 		bound, least = lastBackoff, lastBackoff
 	}
 	return least + rand.N(bound)
-}
-
-func (i *Identity) pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
 
 func (i *Identity) setPhase(phase string) {

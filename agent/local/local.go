@@ -34,6 +34,7 @@ type Status struct {
 	Certificate *Certificate `json:"certificate,omitempty"`
 	Health      Health       `json:"health"`
 	Verdict     *Verdict     `json:"verdict,omitempty"`
+	Locked      bool         `json:"locked,omitempty"` // quarantine shut all secrets until the next boot
 	AuditIndex  uint64       `json:"audit_index"`
 	AuditHead   string       `json:"audit_head"`
 }
@@ -53,17 +54,6 @@ type Outbox struct {
 	Dropped uint64 `json:"dropped"` // lost because it was full, since the start
 }
 
-// Certificate is the operational one in use.
-type Certificate struct {
-	Identity  string    `json:"identity"`
-	Serial    string    `json:"serial"`
-	Issuer    string    `json:"issuer"`
-	NotBefore time.Time `json:"not_before"`
-	NotAfter  time.Time `json:"not_after"`
-	RenewAt   time.Time `json:"renew_at"`
-	SPKI      string    `json:"spki_sha256"`
-}
-
 // Health is the state of the local checks.
 type Health struct {
 	Grade    string         `json:"grade"`
@@ -76,6 +66,7 @@ type Verdict struct {
 	Gate        wire.Gate `json:"gate"`
 	Issued      time.Time `json:"issued"`
 	Explanation []string  `json:"explanation"`
+	Result      string    `json:"result,omitempty"` // the same for others: a signed attestation result, valid for minutes
 }
 
 // Source is what the server asks.
@@ -97,6 +88,7 @@ func Serve(ctx context.Context, l net.Listener, source Source, updates Updates, 
 	mux := http.NewServeMux()
 	routeUpdates(mux, updates)
 	routeSecrets(mux, secrets)
+	routeCertificates(mux, source)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { write(w, source.Status()) })
 	mux.HandleFunc("POST /v1/attest", func(w http.ResponseWriter, r *http.Request) {
 		if err := source.Attest(r.Context()); err != nil {

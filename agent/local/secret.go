@@ -15,25 +15,45 @@ import (
 // Secrets is what keeps sealed secrets.
 type Secrets interface {
 	// SecretPut seals and stores. The warnings say what the sealing does not cover.
-	SecretPut(ctx context.Context, name, unit string, data []byte) (warnings []string, err error)
+	SecretPut(ctx context.Context, name string, s Sealing) (warnings []string, err error)
 	SecretGet(ctx context.Context, name string) ([]byte, error)
+	// SecretDigest is what the secret's recovery key has to sign for SecretRecover.
+	SecretDigest(name string) ([]byte, error)
+	SecretRecover(ctx context.Context, name string, signature []byte) ([]byte, error)
 	SecretList() ([]Secret, error)
 	SecretRemove(name string) error
+	// SecretReset forgets all of them, and the chip that sealed them.
+	SecretReset() error
 }
 
 // Secret is a stored secret, without what it hides.
 type Secret struct {
 	Name    string `json:"name"`
-	Unit    string `json:"unit,omitempty"` // systemd unit that may have it
-	Epoch   uint64 `json:"epoch"`          // security epoch for which it was sealed
+	Unit    string `json:"unit,omitempty"`  // systemd unit that may have it
+	Until   string `json:"until,omitempty"` // boot phase in which it shuts
+	Epoch   uint64 `json:"epoch"`           // security epoch for which it was sealed
 	Problem string `json:"problem,omitempty"`
 }
 
-// sealing is the body of a request to seal, and of the answer to unseal.
-type sealing struct {
-	Unit string `json:"unit,omitempty"`
-	Data []byte `json:"data"`
+// Sealing is a secret and for whom it is to be sealed.
+type Sealing struct {
+	Unit        string `json:"unit,omitempty"`
+	Until       string `json:"until,omitempty"`
+	RecoveryKey []byte `json:"recovery_key,omitempty"` // SubjectPublicKeyInfo
+	Data        []byte `json:"data"`
 }
+
+// opened is the answer to unseal and to recover; signed is the body of the latter,
+// and the digest before.
+type (
+	opened struct {
+		Data []byte `json:"data"`
+	}
+	signed struct {
+		Signature []byte `json:"signature,omitempty"`
+		Digest    []byte `json:"digest,omitempty"`
+	}
+)
 
 // sealed is the answer to seal.
 type sealed struct {
@@ -64,24 +84,41 @@ func routeSecrets(mux *http.ServeMux, s Secrets) {
 	}
 	handle("GET "+pathSecrets, func(*http.Request) (any, error) { return s.SecretList() })
 	handle("PUT "+pathSecrets+"/{name}", func(r *http.Request) (any, error) {
-		var body sealing
-		data, err := io.ReadAll(io.LimitReader(r.Body, maxSealing))
-		if err == nil {
-			err = strictjson.Unmarshal(data, &body)
-		}
-		if err != nil {
+		var body Sealing
+		if err := readBody(r, &body); err != nil {
 			return nil, err
 		}
-		warnings, err := s.SecretPut(r.Context(), r.PathValue("name"), body.Unit, body.Data)
+		warnings, err := s.SecretPut(r.Context(), r.PathValue("name"), body)
 		return sealed{warnings}, err
 	})
 	handle("POST "+pathSecrets+"/{name}/open", func(r *http.Request) (any, error) {
 		data, err := s.SecretGet(r.Context(), r.PathValue("name"))
-		return sealing{Data: data}, err
+		return opened{data}, err
 	})
+	handle("GET "+pathSecrets+"/{name}/digest", func(r *http.Request) (any, error) {
+		digest, err := s.SecretDigest(r.PathValue("name"))
+		return signed{Digest: digest}, err
+	})
+	handle("POST "+pathSecrets+"/{name}/recover", func(r *http.Request) (any, error) {
+		var body signed
+		if err := readBody(r, &body); err != nil {
+			return nil, err
+		}
+		data, err := s.SecretRecover(r.Context(), r.PathValue("name"), body.Signature)
+		return opened{data}, err
+	})
+	handle("DELETE "+pathSecrets, func(*http.Request) (any, error) { return struct{}{}, s.SecretReset() })
 	handle("DELETE "+pathSecrets+"/{name}", func(r *http.Request) (any, error) {
 		return struct{}{}, s.SecretRemove(r.PathValue("name"))
 	})
+}
+
+func readBody(r *http.Request, v any) error {
+	data, err := io.ReadAll(io.LimitReader(r.Body, maxSealing))
+	if err != nil {
+		return err
+	}
+	return strictjson.Unmarshal(data, v)
 }
 
 // mayChange holds for root, and for the agent's own user, who has the TPM and all
@@ -91,19 +128,39 @@ func mayChange(r *http.Request) bool {
 	return ok && (uid == 0 || int(uid) == os.Geteuid())
 }
 
-// Seal has the agent that listens on socket seal data under a name. The warnings
-// say what that does not cover.
-func Seal(ctx context.Context, socket, name, unit string, data []byte) (warnings []string, err error) {
+// Seal has the agent that listens on socket seal under a name. The warnings say what
+// that does not cover.
+func Seal(ctx context.Context, socket, name string, s Sealing) (warnings []string, err error) {
 	var answer sealed
-	err = call(ctx, socket, http.MethodPut, secretPath(name), sealing{Unit: unit, Data: data}, &answer)
+	err = call(ctx, socket, http.MethodPut, secretPath(name), s, &answer)
 	return answer.Warnings, err
 }
 
 // Unseal opens a secret.
 func Unseal(ctx context.Context, socket, name string) ([]byte, error) {
-	var answer sealing
+	var answer opened
 	err := call(ctx, socket, http.MethodPost, secretPath(name)+"/open", nil, &answer)
 	return answer.Data, err
+}
+
+// RecoveryDigest is what the recovery key of a secret has to sign.
+func RecoveryDigest(ctx context.Context, socket, name string) ([]byte, error) {
+	var answer signed
+	err := call(ctx, socket, http.MethodGet, secretPath(name)+"/digest", nil, &answer)
+	return answer.Digest, err
+}
+
+// Recover opens a secret by its recovery key's signature.
+func Recover(ctx context.Context, socket, name string, signature []byte) ([]byte, error) {
+	var answer opened
+	err := call(ctx, socket, http.MethodPost, secretPath(name)+"/recover", signed{Signature: signature}, &answer)
+	return answer.Data, err
+}
+
+// ResetSecrets forgets all secrets and the chip that sealed them.
+func ResetSecrets(ctx context.Context, socket string) error {
+	var nothing json.RawMessage
+	return call(ctx, socket, http.MethodDelete, pathSecrets, nil, &nothing)
 }
 
 // ListSecrets lists what is stored.

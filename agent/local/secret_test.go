@@ -13,8 +13,8 @@ import (
 // box keeps secrets in clear: who may ask is what these tests are about.
 type box map[string]string
 
-func (b box) SecretPut(_ context.Context, name, _ string, data []byte) ([]string, error) {
-	b[name] = string(data)
+func (b box) SecretPut(_ context.Context, name string, s Sealing) ([]string, error) {
+	b[name] = string(s.Data)
 	return []string{"it is a test"}, nil
 }
 
@@ -23,6 +23,20 @@ func (b box) SecretGet(_ context.Context, name string) ([]byte, error) {
 		return nil, errors.New("no such secret")
 	}
 	return []byte(b[name]), nil
+}
+
+func (b box) SecretDigest(name string) ([]byte, error) { return []byte("digest of " + name), nil }
+
+func (b box) SecretRecover(ctx context.Context, name string, signature []byte) ([]byte, error) {
+	if string(signature) != "signature" {
+		return nil, errors.New("another key signed")
+	}
+	return b.SecretGet(ctx, name)
+}
+
+func (b box) SecretReset() error {
+	clear(b)
+	return nil
 }
 
 func (b box) SecretList() ([]Secret, error) {
@@ -56,10 +70,12 @@ func TestTheGroupSeesNamesAndNothingElseOfSecrets(t *testing.T) {
 		if list, err := ListSecrets(t.Context(), socket); err != nil || len(list) != 1 {
 			t.Errorf("%s lists %v, %v", name, list, err)
 		}
-		_, putErr := Seal(t.Context(), socket, "b", "", []byte("x"))
+		_, putErr := Seal(t.Context(), socket, "b", Sealing{Data: []byte("x")})
 		data, getErr := Unseal(t.Context(), socket, "a")
 		rmErr := RemoveSecret(t.Context(), socket, "a")
-		for _, err := range []error{putErr, getErr, rmErr} {
+		recovered, recoverErr := Recover(t.Context(), socket, "a", []byte("signature"))
+		data = append(data, recovered...)
+		for _, err := range []error{putErr, getErr, rmErr, recoverErr, ResetSecrets(t.Context(), socket)} {
 			if err == nil || !strings.Contains(err.Error(), "only root") {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -69,11 +85,17 @@ func TestTheGroupSeesNamesAndNothingElseOfSecrets(t *testing.T) {
 		}
 	}
 	socket := serveSecrets(t, b, peer(0))
-	if w, err := Seal(t.Context(), socket, "b", "", []byte("new")); err != nil || len(w) != 1 || b["b"] != "new" {
+	if w, err := Seal(t.Context(), socket, "b", Sealing{Data: []byte("new")}); err != nil || len(w) != 1 || b["b"] != "new" {
 		t.Errorf("root seals: %v, %v", w, err)
 	}
 	if data, err := Unseal(t.Context(), socket, "b"); err != nil || string(data) != "new" {
 		t.Errorf("root opens: %q, %v", data, err)
+	}
+	if digest, err := RecoveryDigest(t.Context(), socket, "b"); err != nil || string(digest) != "digest of b" {
+		t.Errorf("what is to be signed: %q, %v", digest, err)
+	}
+	if data, err := Recover(t.Context(), socket, "b", []byte("signature")); err != nil || string(data) != "new" {
+		t.Errorf("root recovers: %q, %v", data, err)
 	}
 	if err := RemoveSecret(t.Context(), socket, "b"); err != nil || len(b) != 1 {
 		t.Errorf("root removes: %v", err)
@@ -81,7 +103,7 @@ func TestTheGroupSeesNamesAndNothingElseOfSecrets(t *testing.T) {
 	if _, err := Unseal(t.Context(), socket, "b"); err == nil || !strings.Contains(err.Error(), "no such secret") {
 		t.Errorf("a secret that is not there: %v", err)
 	}
-	if _, err := Seal(t.Context(), socket, "b", "", make([]byte, maxSealing)); err == nil || len(b) != 1 {
+	if _, err := Seal(t.Context(), socket, "b", Sealing{Data: make([]byte, maxSealing)}); err == nil || len(b) != 1 {
 		t.Errorf("too long: %v", err)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"syscall"
 
+	"github.com/gatewarden/gatewarden/agent/credential"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/update"
@@ -119,24 +119,17 @@ func refuse(w http.ResponseWriter, p wire.Problem) {
 
 type peerKey struct{}
 
-// withPeer notes which user is behind a connection (SO_PEERCRED).
+// withPeer notes which user is behind a connection.
 func withPeer(ctx context.Context, c net.Conn) context.Context {
 	conn, ok := c.(*net.UnixConn)
 	if !ok {
 		return ctx
 	}
-	raw, err := conn.SyscallConn()
+	uid, err := credential.PeerUser(conn)
 	if err != nil {
 		return ctx
 	}
-	var cred *syscall.Ucred
-	controlErr := raw.Control(func(fd uintptr) {
-		cred, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-	})
-	if controlErr != nil || err != nil {
-		return ctx
-	}
-	return context.WithValue(ctx, peerKey{}, cred.Uid)
+	return context.WithValue(ctx, peerKey{}, uid)
 }
 
 // UpdateStatus asks the agent that listens on socket what its update engine does.

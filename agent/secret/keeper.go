@@ -188,10 +188,8 @@ func (k *Keeper) Prepare(ctx context.Context, r *release.Release) error {
 		return err
 	}
 	for _, item := range items {
-		_, err := k.Get(ctx, item.Name)
-		var refused *seal.Refusal
-		if errors.As(err, &refused) && (refused.Rule == "pcr" || refused.Rule == "unsigned") {
-			return &policy.Refusal{Rule: RuleLost, Text: fmt.Sprintf("Secret %s does not open in it: %s.", item.Name, refused.Text)}
+		if err := k.opens(ctx, r, item); err != nil {
+			return err
 		}
 	}
 	s, record, err := k.slots(ctx)
@@ -209,6 +207,28 @@ func (k *Keeper) Prepare(ctx context.Context, r *release.Release) error {
 		return &policy.Refusal{Rule: RuleLost, Text: err.Error() + "; `gatewarden secrets rm` gives it up"}
 	}
 	return err
+}
+
+// opens holds that a secret is not lost in r. One that shuts at "ready" did so before
+// the agent came; r must approve the boot that it was open in, which is this one.
+func (k *Keeper) opens(ctx context.Context, r *release.Release, item Item) error {
+	_, err := k.Get(ctx, item.Name)
+	var refused *seal.Refusal
+	if !errors.As(err, &refused) || refused.Rule != "pcr" && refused.Rule != "unsigned" {
+		return nil
+	}
+	if item.Until != "" && refused.Rule == "pcr" {
+		now, err := k.measured(ctx, item.PCRs)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(r.PCRPolicies, func(p release.PCRPolicy) bool {
+			return p.Epoch == item.Epoch && p.Until == "" && tpmpolicy.Digest(p.Policy) == now
+		}) {
+			return nil
+		}
+	}
+	return &policy.Refusal{Rule: RuleLost, Text: fmt.Sprintf("Secret %s does not open in it: %s.", item.Name, refused.Text)}
 }
 
 // Settle ends the re-seal, and seals again to a PCR-policy key that replaced the

@@ -193,7 +193,7 @@ func TestNothingIsSealedWhereItWouldProtectNothing(t *testing.T) {
 		"no policies":      g.keeper(&release.Release{Product: "edge", Channel: "stable", Version: "1.0.0", Epoch: 1}, 1, nil),
 		"a boot not meant": g.keeper(&release.Release{Product: "edge", Channel: "stable", Version: "1.0.0", Epoch: 1, PCRPolicies: r.PCRPolicies}, 2, nil),
 	} {
-		if err := k.Put(t.Context(), "a", "", []byte("x")); err == nil || len(files(t, g)) != 0 {
+		if err := k.Put(t.Context(), "a", secret.Terms{}, []byte("x")); err == nil || len(files(t, g)) != 0 {
 			t.Errorf("%s: sealed, %v", name, err)
 		}
 	}

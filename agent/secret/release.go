@@ -22,8 +22,7 @@ func Signed(r *release.Release) []tpmpolicy.Signed {
 }
 
 // coversRoot says whether each kernel command line that a release boots with holds a
-// hash of its root file system (systemd-veritysetup-generator(8), or dm-init in the
-// kernel). Command lines are measured; a root file system is not.
+// hash of its root file system. Command lines are measured; a root file system is not.
 func coversRoot(r *release.Release) bool {
 	type boot struct {
 		CommandLines []string `json:"command_lines"`
@@ -42,10 +41,12 @@ func coversRoot(r *release.Release) bool {
 		}
 		lines = append(lines, b.CommandLines...)
 	}
-	return len(lines) > 0 && !slices.ContainsFunc(lines, func(line string) bool { return !hashed(line) })
+	return len(lines) > 0 && !slices.ContainsFunc(lines, func(line string) bool { return !HashesRoot(line) })
 }
 
-func hashed(line string) bool {
+// HashesRoot says whether a kernel command line holds a hash of the root file system
+// (systemd-veritysetup-generator(8), or dm-init in the kernel).
+func HashesRoot(line string) bool {
 	return slices.ContainsFunc(strings.Fields(line), func(word string) bool {
 		key, value, _ := strings.Cut(word, "=")
 		return value != "" && (key == "roothash" || key == "dm-mod.create" && strings.Contains(line, "verity"))

@@ -45,12 +45,18 @@ func (s *Store) prepare(ctx context.Context, next seal.Policy, name string) erro
 	case info.Counter.Value > next.Counter.Value:
 		return fmt.Errorf("it is sealed for counter value %d already, and the coming one is %d", info.Counter.Value, next.Counter.Value)
 	}
-	secret, err := s.get(ctx, name)
+	terms, err := termsOf(info)
 	if err != nil {
 		return err
 	}
-	next.Ref.Until = info.Ref.Until
-	again, err := s.seal(ctx, next, name, info.Unit, secret)
+	secret, err := s.get(ctx, name, anybody)
+	if terms.Until != "" && isPast(err) {
+		return fmt.Errorf("it shuts before the agent starts, which can't seal it for another epoch: %w", err)
+	}
+	if err != nil {
+		return err
+	}
+	again, err := s.seal(ctx, next, name, terms, secret)
 	if err != nil {
 		return err
 	}
@@ -120,11 +126,19 @@ func (s *Store) reseal(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	secret, err := s.open(ctx, blob, name)
+	terms, err := termsOf(info)
 	if err != nil {
 		return err
 	}
-	return s.put(ctx, name, info.Unit, secret)
+	secret, err := s.open(ctx, blob, name, anybody)
+	if terms.Until != "" && isPast(err) {
+		s.c.Log.Warn("a secret that shuts before the agent starts keeps its policy: seal it again before its PCR-policy key is dropped", "name", name)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return s.put(ctx, name, terms, secret)
 }
 
 // Abort forgets a re-seal whose counter value was not reached and will not be: the

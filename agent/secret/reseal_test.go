@@ -116,7 +116,7 @@ func TestPowerCutAtEveryStepOfPut(t *testing.T) {
 	for n, last := 1, 0; ; n++ {
 		cut := &cutter{n: n}
 		next := fmt.Sprint(n)
-		err := g.store(cut.hook).Put(t.Context(), "a", "", []byte(next))
+		err := g.store(cut.hook).Put(t.Context(), "a", secret.Terms{}, []byte(next))
 		got, getErr := g.store(nil).Get(t.Context(), "a")
 		if getErr != nil || string(got) != fmt.Sprint(last) && string(got) != next {
 			t.Fatalf("cut at operation %d: %q, %v; Put said %v", n, got, getErr, err)
@@ -141,13 +141,13 @@ func TestAbortedResealLeavesAllAsItWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantSecret(t, s, "a", "x")
-	if err := s.Put(t.Context(), "b", "", []byte("y")); !errors.Is(err, secret.ErrPending) {
+	if err := s.Put(t.Context(), "b", secret.Terms{}, []byte("y")); !errors.Is(err, secret.ErrPending) {
 		t.Errorf("stored while a re-seal is under way: %v", err)
 	}
 	if err := s.Settle(g.counter()); err != nil { // nothing to settle yet
 		t.Fatal(err)
 	}
-	if err := s.Put(t.Context(), "b", "", []byte("y")); !errors.Is(err, secret.ErrPending) {
+	if err := s.Put(t.Context(), "b", secret.Terms{}, []byte("y")); !errors.Is(err, secret.ErrPending) {
 		t.Errorf("stored while a re-seal is under way: %v", err)
 	}
 	if err := s.Abort(g.counter()); err != nil {

@@ -19,7 +19,7 @@ import (
 
 func put(t testing.TB, s *secret.Store, name, text string) {
 	t.Helper()
-	if err := s.Put(context.Background(), name, name+".service", []byte(text)); err != nil {
+	if err := s.Put(context.Background(), name, secret.Terms{Unit: name + ".service"}, []byte(text)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -42,7 +42,7 @@ func TestSecretsSurviveRestartAndUpdateButNotAnAlteredBoot(t *testing.T) {
 	for i := range items {
 		items[i].Key = nil // shown by TestNewPolicyKeyTakesOverAtTheNextCommit
 	}
-	if want := "[{disk disk.service 1 [] <nil>} {vpn-key vpn-key.service 1 [] <nil>}]"; err != nil || fmt.Sprint(items) != want {
+	if want := "[{disk disk.service 1  [] [4 11 12 13] <nil>} {vpn-key vpn-key.service 1  [] [4 11 12 13] <nil>}]"; err != nil || fmt.Sprint(items) != want {
 		t.Errorf("%v, %v", items, err)
 	}
 	g.reboot("v1")
@@ -58,7 +58,7 @@ func TestSecretsSurviveRestartAndUpdateButNotAnAlteredBoot(t *testing.T) {
 	if !errors.As(err, &refusal) || !strings.Contains(err.Error(), "PCR 11 (parts of the kernel image") {
 		t.Errorf("a tampered boot: %v", err)
 	}
-	if err := g.store(nil).Put(t.Context(), "new", "", []byte("x")); err == nil {
+	if err := g.store(nil).Put(t.Context(), "new", secret.Terms{}, []byte("x")); err == nil {
 		t.Error("a secret was stored that this boot can't open")
 	}
 
@@ -79,7 +79,7 @@ func TestNamesStayInTheFolder(t *testing.T) {
 	g := newGateway(t, "v1")
 	s := g.store(nil)
 	for _, name := range []string{"", ".", "..", "../x", "a/b", ".hidden", "-x", "A", "a b", "a\x00", "ä", strings.Repeat("a", secret.MaxName+1)} {
-		if err := s.Put(t.Context(), name, "", []byte("x")); err == nil {
+		if err := s.Put(t.Context(), name, secret.Terms{}, []byte("x")); err == nil {
 			t.Errorf("%q was stored", name)
 		}
 		if _, err := s.Get(t.Context(), name); err == nil {
@@ -150,7 +150,7 @@ func TestAnotherChipIsNamed(t *testing.T) {
 	if _, err := s.Get(t.Context(), "a"); !errors.Is(err, tpm.ErrReplaced) {
 		t.Errorf("open: %v", err)
 	}
-	if err := s.Put(t.Context(), "b", "", []byte("x")); !errors.Is(err, tpm.ErrReplaced) {
+	if err := s.Put(t.Context(), "b", secret.Terms{}, []byte("x")); !errors.Is(err, tpm.ErrReplaced) {
 		t.Errorf("store: %v", err)
 	}
 	if err := s.Reset(); err != nil { // enrolled again
@@ -190,7 +190,7 @@ func TestIncompleteConfigurationIsRefused(t *testing.T) {
 	g := newGateway(t, "v1")
 	for name, change := range map[string]func(*secret.Config){
 		"FS": func(c *secret.Config) { c.FS = nil }, "Dir": func(c *secret.Config) { c.Dir = "" }, "TPM": func(c *secret.Config) { c.TPM = nil },
-		"Policy": func(c *secret.Config) { c.Policy = nil }, "Signed": func(c *secret.Config) { c.Signed = nil }, "Log": func(c *secret.Config) { c.Log = nil },
+		"Signed": func(c *secret.Config) { c.Signed = nil }, "Log": func(c *secret.Config) { c.Log = nil },
 	} {
 		c := g.config(nil)
 		change(&c)

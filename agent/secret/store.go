@@ -22,6 +22,7 @@ import (
 const (
 	MaxName    = 64  // the name of a secret
 	MaxSecrets = 256 // secrets, count
+	maxAsked   = 83  // a unit and the name of its secret
 )
 
 const (
@@ -38,13 +39,14 @@ var ErrAbsent = errors.New("no such secret")
 // stored now would be lost when the counter is raised.
 var ErrPending = errors.New("a re-seal is under way")
 
-// Config is what a Store needs. All fields must be set.
+// Config is what a Store needs. All fields must be set, but Policy in a process that
+// only reads.
 type Config struct {
 	FS  *fsx.FS
 	Dir string // of the sealed files; made if it is not there
 	TPM *tpm.TPM
 	// Policy is to what new secrets are sealed, at present: Name, Unit and Storage
-	// are filled in by the Store.
+	// are filled in by the Store. Without it nothing is written.
 	Policy func(context.Context) (seal.Policy, error)
 	// Signed are the PCR policies of the running release.
 	Signed func(context.Context) ([]tpmpolicy.Signed, error)
@@ -63,18 +65,22 @@ type Item struct {
 	Name  string
 	Unit  string // systemd unit that may have it, or ""
 	Epoch uint64 // security epoch for which it was sealed
+	Until string // boot phase in which it shuts, or ""
 	Key   []byte // SubjectPublicKeyInfo of the PCR-policy key that it follows
+	PCRs  []int  // to which it is sealed
 	// Damaged is why its file can't be read, or nil.
 	Damaged error
 }
 
-// New makes the folder.
+// New makes the folder, where there is a Policy.
 func New(c Config) (*Store, error) {
-	if c.FS == nil || c.Dir == "" || c.TPM == nil || c.Policy == nil || c.Signed == nil || c.Log == nil {
+	if c.FS == nil || c.Dir == "" || c.TPM == nil || c.Signed == nil || c.Log == nil {
 		return nil, errors.New("open secret store: the configuration is not complete")
 	}
-	if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open secret store: %w", err)
+	if c.Policy != nil {
+		if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
+			return nil, fmt.Errorf("open secret store: %w", err)
+		}
 	}
 	c.Log = c.Log.With("part", "secret")
 	return &Store{c: c}, nil
@@ -89,25 +95,47 @@ func CheckName(name string) error {
 	return nil
 }
 
+// checkUnit accepts a unit that systemd can ask for: one that runs programs, an
+// instance and not its template, and with the secret's name short enough for the
+// address that systemd asks from (107 bytes: "@", 16 digits, "/unit/", unit, "/", name).
+func checkUnit(unit, name string) error {
+	if unit == "" {
+		return nil
+	}
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:_.\\-@"
+	prefix, kind := unit, ""
+	if i := strings.LastIndex(unit, "."); i > 0 {
+		prefix, kind = unit[:i], unit[i:]
+	}
+	switch {
+	case strings.Trim(unit, letters) != "" || !slices.Contains([]string{".service", ".socket", ".mount", ".swap"}, kind):
+		return fmt.Errorf("unit is %.70q, it must be the whole name of a service, socket, mount or swap, such as wireguard.service", unit)
+	case strings.HasSuffix(prefix, "@"):
+		return fmt.Errorf("unit is %.70q, a template: name the instance, such as %[2]sone%[3]s", unit, prefix, kind)
+	case len(unit)+len(name) > maxAsked:
+		return fmt.Errorf("unit and name have %d bytes, systemd can ask for %d together", len(unit)+len(name), maxAsked)
+	}
+	return nil
+}
+
 func (s *Store) path(name, kind string) string { return filepath.Join(s.c.Dir, name+kind) }
 
 // Put seals a secret and stores it in place of one of the same name. It is opened
 // once before it replaces anything: what this boot could not open would be lost.
-// unit is the systemd unit that may have it, or "".
-func (s *Store) Put(ctx context.Context, name, unit string, secret []byte) error {
-	if err := CheckName(name); err != nil {
+func (s *Store) Put(ctx context.Context, name string, terms Terms, secret []byte) error {
+	if err := errors.Join(CheckName(name), checkUnit(terms.Unit, name)); err != nil {
 		return fmt.Errorf("store secret: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.put(ctx, name, unit, secret); err != nil {
+	if err := s.put(ctx, name, terms, secret); err != nil {
 		return fmt.Errorf("store secret %s: %w", name, err)
 	}
-	s.c.Log.Info("secret stored", "name", name, "unit", unit)
+	s.c.Log.Info("secret stored", "name", name, "unit", terms.Unit)
 	return nil
 }
 
-func (s *Store) put(ctx context.Context, name, unit string, secret []byte) error {
+func (s *Store) put(ctx context.Context, name string, terms Terms, secret []byte) error {
 	names, err := s.names(current)
 	if err != nil {
 		return err
@@ -122,15 +150,18 @@ func (s *Store) put(ctx context.Context, name, unit string, secret []byte) error
 	if len(pending) != 0 {
 		return ErrPending
 	}
+	if s.c.Policy == nil {
+		return errors.New("this process only reads secrets")
+	}
 	policy, err := s.c.Policy(ctx)
 	if err != nil {
 		return err
 	}
-	blob, err := s.seal(ctx, policy, name, unit, secret)
+	blob, err := s.seal(ctx, policy, name, terms, secret)
 	if err != nil {
 		return err
 	}
-	if _, err := s.open(ctx, blob, name); err != nil {
+	if _, err := s.open(ctx, blob, name, anybody); err != nil && !(terms.Until != "" && isPast(err)) {
 		return fmt.Errorf("check that it opens: %w", err)
 	}
 	return s.c.FS.WriteFile(s.path(name, current), blob, 0o600)
@@ -151,7 +182,7 @@ func (s *Store) List() ([]Item, error) {
 		if err == nil {
 			var info seal.Info
 			info, err = seal.Inspect(blob)
-			item.Unit, item.Epoch, item.Key = info.Unit, info.Ref.Epoch, info.Key
+			item.Unit, item.Epoch, item.Until, item.Key, item.PCRs = info.Unit, info.Ref.Epoch, info.Ref.Until, info.Key, info.Ref.PCRs
 		}
 		item.Damaged = err
 		items = append(items, item)

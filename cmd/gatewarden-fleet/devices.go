@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"os/user"
@@ -15,7 +16,7 @@ import (
 func devicesVerb(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "devices", Short: "the gateways of the fleet", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(devicesList(o), devicesShow(o), decide(o, "approve"), decide(o, "revoke"))
+	cmd.AddCommand(devicesList(o), devicesShow(o), devicesEvidence(o), decide(o, approval()), decide(o, revocation()), decide(o, transferral()), decide(o, decommissioning()))
 	return cmd
 }
 
@@ -36,7 +37,7 @@ func devicesList(o *options) *cobra.Command {
 					query.Set(key, *value)
 				}
 			}
-			list, err := client.Devices(cmd.Context(), query)
+			list, err := allDevices(cmd.Context(), client, query)
 			if err != nil {
 				return err
 			}
@@ -52,12 +53,25 @@ func devicesList(o *options) *cobra.Command {
 		},
 	}
 	for key, help := range map[string]string{
-		"state": "only `STATE`: pending, active, quarantined, revoked", "grade": "only `GRADE`: trusted, degraded, untrusted",
+		"state": "only `STATE`: pending, active, quarantined, revoked, decommissioned", "grade": "only `GRADE`: trusted, degraded, untrusted",
 		"model": "only this `MODEL`", "search": "only ids or host names that begin with `TEXT`",
 	} {
 		cmd.Flags().StringVar(filters[key], key, "", help)
 	}
 	return cmd
+}
+
+// allDevices reads page after page.
+func allDevices(ctx context.Context, client *operator.Client, query url.Values) ([]operator.Device, error) {
+	all := []operator.Device{}
+	for {
+		page, err := client.Devices(ctx, query)
+		if err != nil || len(page) == 0 {
+			return all, err
+		}
+		all = append(all, page...)
+		query.Set("after", page[len(page)-1].ID)
+	}
 }
 
 func devicesShow(o *options) *cobra.Command {
@@ -79,6 +93,25 @@ func devicesShow(o *options) *cobra.Command {
 			}
 			printDevice(o, d)
 			return nil
+		},
+	}
+}
+
+func devicesEvidence(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "evidence DEVICE",
+		Short: "print the evidence behind the last verdict, for policy test",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := o.client()
+			if err != nil {
+				return err
+			}
+			record, err := client.Evidence(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			return o.printJSON(record)
 		},
 	}
 }
@@ -116,35 +149,66 @@ func printDevice(o *options, d operator.Detail) {
 	}
 }
 
-// decide makes the verbs approve and revoke.
-func decide(o *options, verb string) *cobra.Command {
+// act is a person's decision about one gateway.
+type act struct {
+	verb, done, short, long string
+	do                      func(*operator.Client, context.Context, string, operator.Decision) error
+}
+
+func approval() act {
+	return act{"approve", "approved", "let a waiting gateway in and freeze its firmware values", "", (*operator.Client).Approve}
+}
+
+func revocation() act {
+	return act{"revoke", "revoked", "shut a gateway out for good", `Shut a gateway out: its certificates are revoked, its sessions end, commands that
+wait are withdrawn, and its TPM is refused from then on. There is no way back: for
+a gateway that is sold or scrapped take decommission.`, (*operator.Client).Revoke}
+}
+
+func transferral() act {
+	return act{"transfer", "transferred", "hand a gateway over to its next holder", `Hand a gateway over: it keeps its id, which is its TPM's, and its records. All that
+was granted to it ends, approval, certificates and sessions, and it waits for
+approval like a new one. This also brings back one that was decommissioned.`, (*operator.Client).Transfer}
+}
+
+func decommissioning() act {
+	return act{"decommission", "decommissioned", "take a gateway out of the fleet in good order", `Take a gateway out: its certificates are revoked, its sessions end, and it is
+refused from then on, unless it is transferred. What the fleet knows of it stays.`, (*operator.Client).Decommission}
+}
+
+func decide(o *options, a act) *cobra.Command {
 	var d operator.Decision
 	cmd := &cobra.Command{
-		Use:   verb + " DEVICE",
-		Short: map[string]string{"approve": "let a waiting gateway in and freeze its firmware values", "revoke": "shut a gateway out"}[verb],
+		Use:   a.verb + " DEVICE",
+		Short: a.short,
+		Long:  a.long,
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := o.client()
 			if err != nil {
 				return err
 			}
-			if verb == "approve" {
-				err = client.Approve(cmd.Context(), args[0], d)
-			} else {
-				err = client.Revoke(cmd.Context(), args[0], d)
+			if err := a.do(client, cmd.Context(), args[0], d); err != nil {
+				return err
 			}
-			if err == nil {
-				fmt.Fprintf(o.stdout, "%s: %sd\n", args[0], verb)
-			}
-			return err
+			return o.done(args[0], a.done)
 		},
 	}
 	cmd.Flags().StringVar(&d.By, "by", currentUser(), "`NAME` of the person who decides")
 	cmd.Flags().StringVar(&d.Reason, "reason", "", "`TEXT` for the records")
-	if verb == "approve" {
+	if a.verb == "approve" {
 		cmd.Flags().BoolVar(&d.AcceptEK, "accept-ek", false, "approve although no known TPM maker vouches for its EK")
 	}
 	return cmd
+}
+
+// done tells that something was done to what.
+func (o *options) done(what, done string) error {
+	if o.json {
+		return o.printJSON(map[string]string{"name": what, "done": done})
+	}
+	fmt.Fprintf(o.stdout, "%s: %s\n", what, done)
+	return nil
 }
 
 func currentUser() string {

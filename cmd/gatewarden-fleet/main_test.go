@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,6 +24,16 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", UpdateScripts: *rewrite, RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			examples, err := filepath.Abs("../../docs/schema/examples")
+			env.Setenv("EXAMPLES", examples)
+			if err != nil {
+				return err
+			}
+			module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/google/go-tpm-tools").Output()
+			env.Setenv("GOTPM", filepath.Join(strings.TrimSpace(string(module)), "internal/test/attestations"))
+			return err
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "occupy": occupy, "settings": settings, "isolate": isolate},
 	})
 }

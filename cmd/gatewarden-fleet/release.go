@@ -42,7 +42,7 @@ func releaseVerb(o *options) *cobra.Command {
 	cmd.PersistentFlags().StringVar(&a.dir, "dir", "", "the author's `FOLDER`")
 	cmd.PersistentFlags().StringArrayVar(&a.keys, "keys", nil, "`FOLDER` with private keys, may be repeated; new keys go into the first (default: keys in the author's folder)")
 	_ = cmd.MarkPersistentFlagRequired("dir") // the flag exists: it was made above
-	cmd.AddCommand(releaseInit(a), releaseKeys(a), releaseBuild(a), releasePolicy(a), releaseSign(a), releasePublish(a), releaseList(a), releaseWithdraw(a))
+	cmd.AddCommand(releaseInit(a), releaseKeys(a), releaseBuild(a), releasePCRSignature(a), releasePolicy(a), releaseSign(a), releasePublish(a), releaseList(a), releaseWithdraw(a))
 	return cmd
 }
 

@@ -51,7 +51,7 @@ Exit codes: 0 done, 1 could not be done (stderr says why), 2 wrong command line.
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the server's configuration `FILE`")
 	root.PersistentFlags().StringVar(&o.socket, "socket", "", "reach the server at this `SOCKET` instead of the configured one")
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
-	root.AddCommand(serveVerb(o), initVerb(o), demoVerb(o), devicesVerb(o), firmwareVerb(o), commandVerb(o), releaseVerb(o), configVerb(o), versionVerb(o))
+	root.AddCommand(serveVerb(o), initVerb(o), caVerb(o), demoVerb(o), devicesVerb(o), firmwareVerb(o), policyVerb(o), tokensVerb(o), allowVerb(o), commandVerb(o), releaseVerb(o), configVerb(o), verifyVerb(o), versionVerb(o))
 	return root
 }
 

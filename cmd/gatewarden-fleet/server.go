@@ -33,7 +33,7 @@ func serveVerb(o *options) *cobra.Command {
 func initVerb(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "init",
-		Short: "make the CA and keys of a new fleet",
+		Short: "make the keys of a new fleet, and its CA if `ca init` did not",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			s, err := o.settings()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ func agentVerb(o *options) *cobra.Command {
 			if s.TPMAuth, err = tpm.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY")); err != nil {
 				return err
 			}
+			s.Identity.Token = cmp.Or(s.Identity.Token, credentialToken())
 			log := o.logger(verbose)
 			restrict(s, "/etc/resolv.conf", log)
 			a, err := agent.New(cmd.Context(), s, build(), log)

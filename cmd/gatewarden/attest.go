@@ -45,6 +45,7 @@ Exit codes: 0 trusted, 1 the agent or the fleet could not be asked, 3 degraded,
 			return gradeExit(attest.Grade(v.Grade))
 		},
 	}
+	cmd.AddCommand(attestLog(o))
 	cmd.Flags().BoolVar(&fresh, "now", false, "ask for a fresh verdict first")
 	return cmd
 }

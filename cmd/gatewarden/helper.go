@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/agent/clock"
+	"github.com/gatewarden/gatewarden/agent/doctor"
 	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/tpm"
@@ -24,6 +25,8 @@ import (
 // helperIdle is how long the helper waits for work before it leaves memory; its
 // socket starts it again.
 const helperIdle = 30 * time.Second
+
+const defaultSlots = "/var/lib/gatewarden-helper/slots"
 
 func helperVerb(o *options) *cobra.Command {
 	c := helper.Config{Reboot: helper.Systemctl, Now: time.Now, Synced: clock.KernelSynced, FS: &fsx.FS{}}
@@ -76,8 +79,8 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 	f.StringVar(&chip, "tpm", "/dev/tpmrm0", "`DEVICE` of the TPM, or unix:PATH of an emulator")
 	f.StringVar(&c.EventLog, "event-log", "/sys/kernel/security/tpm0/binary_bios_measurements", "the firmware's event log `FILE`")
 	f.StringVar(&c.IMALog, "ima-log", "/sys/kernel/security/ima/binary_runtime_measurements", "the kernel's IMA list `FILE`")
-	f.StringVar(&slots, "slots", "/var/lib/gatewarden-helper/slots", "`FOLDER` with slot-a and slot-b, for images that have no device")
-	f.StringVar(&product, "product-file", "/etc/gatewarden/product.json", "`FILE` that says what this machine is, root-owned; without it nothing can be installed")
+	f.StringVar(&slots, "slots", defaultSlots, "`FOLDER` with slot-a and slot-b, for images that have no device")
+	f.StringVar(&product, "product-file", doctor.ProductFile, "`FILE` that says what this machine is, root-owned; without it nothing can be installed")
 	f.BoolVar(&counter, "epoch-counter", true, "hold the security epoch by a counter in the TPM too, which is made when there is none; sealed secrets need it")
 	f.StringVar(&rebootFile, "reboot-file", "", "make this `FILE` instead of rebooting, for machines without systemd")
 	return cmd
@@ -115,13 +118,17 @@ func updates(slots, product string, c helper.Config) *helper.Updates {
 	}
 	var loader boot.Loader
 	if err == nil {
-		loader, err = boot.Detect(boot.Deps{FS: c.FS, Folder: slots, ESP: p.ESP, EFIVars: "/sys/firmware/efi/efivars", CommandLine: "/proc/cmdline"})
+		loader, err = boot.Detect(loaderDeps(c.FS, slots, p.ESP))
 	}
 	if err != nil {
 		c.Log.Error("no release can be installed", "error", err)
 		return nil
 	}
 	return &helper.Updates{Loader: loader, Slots: slots, Product: product}
+}
+
+func loaderDeps(fs *fsx.FS, slots, esp string) boot.Deps {
+	return boot.Deps{FS: fs, Folder: slots, ESP: esp, EFIVars: "/sys/firmware/efi/efivars", CommandLine: "/proc/cmdline"}
 }
 
 // ekName reads the Name of the endorsement key; the connection to the chip is

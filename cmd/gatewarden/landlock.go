@@ -24,21 +24,29 @@ const (
 // with these settings needs; running a program is not among it. Where the kernel
 // has no Landlock that is left to the unit, and the log says so.
 func restrict(s agent.Settings, resolv string, log *slog.Logger) {
+	// A rule needs its folder. Who can't make it here is told by New.
+	_ = os.MkdirAll(s.State, 0o700)
+	_ = os.MkdirAll(filepath.Dir(s.Socket), 0o750)
+	closeBut(log, s.TPM,
+		landlock.PathAccess(mayWrite, s.State, filepath.Dir(s.Socket)).IgnoreIfMissing(),
+		landlock.PathAccess(mayRead, append(readable(resolv), s.Trust, s.Health.Services)...).IgnoreIfMissing(),
+		landlock.PathAccess(ll.AccessFSReadFile, "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime").IgnoreIfMissing(),
+	)
+}
+
+// restrictReader is the same for the process that gives secrets to units.
+func restrictReader(s agent.Settings, log *slog.Logger) {
+	closeBut(log, s.TPM, landlock.PathAccess(mayRead, s.State).IgnoreIfMissing())
+}
+
+func closeBut(log *slog.Logger, chip string, rules ...landlock.Rule) {
 	abi, err := ll.LandlockGetABIVersion()
 	if err != nil {
 		log.Warn("Landlock is not there: only the unit closes the file system", "error", err)
 		return
 	}
-	// A rule needs its folder. Who can't make it here is told by New.
-	_ = os.MkdirAll(s.State, 0o700)
-	_ = os.MkdirAll(filepath.Dir(s.Socket), 0o750)
-	rules := []landlock.Rule{
-		landlock.PathAccess(mayWrite, s.State, filepath.Dir(s.Socket)).IgnoreIfMissing(),
-		landlock.PathAccess(mayRead, append(readable(resolv), s.Trust, s.Health.Services)...).IgnoreIfMissing(),
-		landlock.PathAccess(ll.AccessFSReadFile, "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime").IgnoreIfMissing(),
-	}
-	if !strings.HasPrefix(s.TPM, "unix:") {
-		rules = append(rules, landlock.PathAccess(mayTalk, s.TPM).IgnoreIfMissing())
+	if !strings.HasPrefix(chip, "unix:") {
+		rules = append(rules, landlock.PathAccess(mayTalk, chip).IgnoreIfMissing())
 	}
 	// V5 knows devices. A later one would have to allow each Unix socket.
 	if err := landlock.V5.BestEffort().RestrictPaths(rules...); err != nil {

@@ -33,6 +33,7 @@ func attempts(at func(string) string) map[string]func() error {
 		"change a trust document":  write(at("trust/fleet.json")),
 		"run a program":            func() error { return exec.Command("/bin/true").Run() },
 		"run itself":               func() error { return exec.Command("/proc/self/exe", "-test.list=none").Run() },
+		"own: read its state":      read(at("state/file")),
 		"own: write its state":     write(at("state/file")),
 		"own: replace its state":   func() error { return os.Rename(at("state/file"), at("state/file2")) },
 		"own: make a state folder": func() error { return os.Mkdir(at("state/new"), 0o700) },
@@ -45,12 +46,16 @@ func attempts(at func(string) string) map[string]func() error {
 }
 
 // restrictedMain is the program "restricted": it tries one thing and says
-// its name if that worked, closed in like the agent or, with "open", as it is.
+// its name if that worked, closed in like the agent or, with "reader", like the
+// process of credentials, or, with "open", as it is.
 func restrictedMain() {
 	mode, dir := os.Args[1], os.Args[2]
 	at := func(name string) string { return filepath.Join(dir, name) }
-	if mode == "closed" {
-		o := options{stderr: os.Stderr}
+	o := options{stderr: os.Stderr}
+	switch mode {
+	case "reader":
+		restrictReader(agent.Settings{State: at("state"), TPM: "/dev/tpmrm0"}, o.logger(false))
+	case "closed":
 		s := agent.Settings{State: at("state"), Trust: at("trust"), Socket: at("run/agent.sock"), TPM: "/dev/tpmrm0", Health: agent.Health{Services: at("services")}}
 		restrict(s, at("run/resolv.conf"), o.logger(false))
 	}
@@ -65,12 +70,14 @@ func TestAgentReachesOnlyItsOwnFiles(t *testing.T) {
 		t.Skipf("the kernel's Landlock has version %d, 3 is needed: %v", abi, err)
 	}
 	for name := range attempts(filepath.Clean) {
-		closed, open := try(t, "closed", name), try(t, "open", name)
+		closed, reader, open := try(t, "closed", name), try(t, "reader", name), try(t, "open", name)
 		switch own := strings.HasPrefix(name, "own: "); {
 		case !open && os.Geteuid() == 0:
 			t.Errorf("%q does not work anyhow, so it shows nothing", name)
 		case own != closed:
 			t.Errorf("%q works in the closed process: %t", name, closed)
+		case reader != (name == "own: read its state"):
+			t.Errorf("%q works in the process of credentials: %t", name, reader)
 		}
 	}
 }

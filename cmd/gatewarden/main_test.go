@@ -29,6 +29,11 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", UpdateScripts: *rewrite, RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			boot, err := filepath.Abs("../../testdata/boot")
+			e.Setenv("BOOT", boot)
+			return err
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 	})
 }

@@ -52,13 +52,13 @@ func newRoot(stdout, stderr io.Writer) *cobra.Command {
 fresh, reports its health and obeys commands that operators signed.
 
 Exit codes: 0 done, 1 could not be done (stderr says why), 2 wrong command line;
-health and attest use more, see their help.`,
+attest, doctor, health and update use more, see their help.`,
 	}
 	root.PersistentFlags().StringVar(&o.config, "config", defaultConfig, "the agent's configuration `FILE`")
 	root.PersistentFlags().StringVar(&o.socket, "socket", "", "ask the agent at this `SOCKET` instead of the configured one")
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
-	root.AddCommand(agentVerb(o), helperVerb(o), statusVerb(o), healthVerb(o), attestVerb(o), certVerb(o), configVerb(o), updateVerb(o),
-		sealVerb(o), unsealVerb(o), secretsVerb(o), versionVerb(o))
+	root.AddCommand(agentVerb(o), helperVerb(o), statusVerb(o), healthVerb(o), attestVerb(o), certVerb(o), enrollVerb(o), configVerb(o), updateVerb(o),
+		sealVerb(o), unsealVerb(o), secretsVerb(o), credentialsVerb(o), tpmVerb(o), doctorVerb(o), versionVerb(o))
 	return root
 }
 

@@ -13,7 +13,8 @@ import (
 )
 
 func sealVerb(o *options) *cobra.Command {
-	var unit, file string
+	var s local.Sealing
+	var file, key string
 	cmd := &cobra.Command{
 		Use:   "seal NAME",
 		Short: "seal a secret to this gateway and to boots that its owner signed (root)",
@@ -22,21 +23,31 @@ gateway only, in boots of releases that the owner signed for it, with the Secure
 state of now, and not in releases of an epoch that was left behind. Updates take it
 along by themselves.
 
+With --unit that systemd unit gets it by LoadCredential=, see gatewarden-credentials(1).
+With --until ready it opens until systemd-pcrphase.service has measured that the boot
+is ready, and not after: for units that are ordered before that. With --recovery-key
+somebody who has the private key can have it opened in any boot, on this gateway.
+
 Sealing protects against altered boots, not against somebody who controls the running
 system. The root file system is covered only where the kernel command line holds its
 dm-verity root hash: seal warns where it does not.`,
 		Example: "  openssl rand 32 | gatewarden seal disk-key\n  gatewarden seal wg-key --unit wireguard.service --file key",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			data, err := readSecret(cmd.InOrStdin(), file)
-			if err != nil {
+			var err error
+			if s.Data, err = readSecret(cmd.InOrStdin(), file); err != nil {
 				return err
+			}
+			if key != "" {
+				if s.RecoveryKey, err = readPublicKey(key); err != nil {
+					return err
+				}
 			}
 			socket, err := o.socketPath()
 			if err != nil {
 				return err
 			}
-			warnings, err := local.Seal(cmd.Context(), socket, args[0], unit, data)
+			warnings, err := local.Seal(cmd.Context(), socket, args[0], s)
 			if err != nil {
 				return err
 			}
@@ -46,7 +57,9 @@ dm-verity root hash: seal warns where it does not.`,
 			return o.print(map[string]any{"name": args[0], "warnings": warnings}, func(w io.Writer) { fmt.Fprintf(w, "sealed %s\n", args[0]) })
 		},
 	}
-	cmd.Flags().StringVar(&unit, "unit", "", "the systemd `UNIT` that may have it")
+	cmd.Flags().StringVar(&s.Unit, "unit", "", "the systemd `UNIT` that may have it")
+	cmd.Flags().StringVar(&s.Until, "until", "", "shut it at this `PHASE` of the boot: ready")
+	cmd.Flags().StringVar(&key, "recovery-key", "", "public key in this `FILE` that can open it, PEM, P-256 or RSA 2048")
 	cmd.Flags().StringVar(&file, "file", "", "read it from this `FILE` instead of standard input")
 	return cmd
 }
@@ -88,18 +101,22 @@ error names what differs; nothing is written then.`,
 			if err != nil {
 				return err
 			}
-			if o.json {
-				return o.printJSON(map[string]any{"name": args[0], "data": data})
-			}
-			_, err = o.stdout.Write(data)
-			return err
+			return o.printSecret(args[0], data)
 		},
 	}
 }
 
+func (o *options) printSecret(name string, data []byte) error {
+	if o.json {
+		return o.printJSON(map[string]any{"name": name, "data": data})
+	}
+	_, err := o.stdout.Write(data)
+	return err
+}
+
 func secretsVerb(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "secrets", Short: "list and remove sealed secrets", Args: cobra.NoArgs,
+		Use: "secrets", Short: "list, remove and recover sealed secrets", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(&cobra.Command{
@@ -115,16 +132,7 @@ func secretsVerb(o *options) *cobra.Command {
 			}
 			return o.print(list, func(w io.Writer) { printSecrets(w, list) })
 		},
-	}, &cobra.Command{
-		Use: "rm NAME", Short: "forget a sealed secret (root)", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			socket, err := o.socketPath()
-			if err != nil {
-				return err
-			}
-			return local.RemoveSecret(cmd.Context(), socket, args[0])
-		},
-	})
+	}, rmVerb(o), recoverVerb(o))
 	return cmd
 }
 
@@ -133,7 +141,11 @@ func printSecrets(w io.Writer, list []local.Secret) {
 		fmt.Fprintln(w, "nothing is sealed")
 	}
 	for _, s := range list {
-		fmt.Fprintf(w, "%-24s epoch %-4d %s\n", s.Name, s.Epoch, orElse(s.Unit, "any unit"))
+		until := ""
+		if s.Until != "" {
+			until = ", until " + s.Until
+		}
+		fmt.Fprintf(w, "%-24s epoch %-4d %s%s\n", s.Name, s.Epoch, orElse(s.Unit, "no unit"), until)
 		if s.Problem != "" {
 			fmt.Fprintf(w, "  problem: %s\n", s.Problem)
 		}

@@ -56,6 +56,9 @@ func printStatus(w io.Writer, s local.Status) {
 	} else {
 		row("verdict", "none yet")
 	}
+	if s.Locked {
+		row("secrets", "shut until the next boot: the device was put into quarantine")
+	}
 	if !s.TimeTrusted {
 		row("time", "not trusted: no time source has set the clock since boot; commands need the device's challenge")
 	}

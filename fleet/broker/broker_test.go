@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -70,7 +71,7 @@ func start(t *testing.T, limits Limits) *bench {
 func (b *bench) options(identity string, config *tls.Config, got chan mqttconn.Message) mqttconn.Options {
 	return mqttconn.Options{
 		URL: b.url, TLS: config, ClientID: identity, KeepAlive: 30 * time.Second, SessionExpiry: time.Hour,
-		Timeout: 5 * time.Second, MaxTopic: 200_000, MaxPayload: 4 << 20, MaxPacket: 4 << 20,
+		Timeout: 5 * time.Second, MaxTopic: 200_000, MaxPayload: 4 << 20, MaxPacket: 4<<20 + 4096,
 		OnMessage: func(m mqttconn.Message) {
 			if got != nil {
 				got <- m
@@ -135,6 +136,19 @@ func TestMessagesPassBetweenDeviceAndFleet(t *testing.T) {
 		t.Fatal(err)
 	}
 	receive(t, down, "do")
+}
+
+// Evidence with an IMA list needs it.
+func TestTheLongestMessagePasses(t *testing.T) {
+	b := start(t, DefaultLimits())
+	up := make(chan mqttconn.Message, 9)
+	fleet, device := b.dial(wire.FleetIdentity, up), b.dial(deviceA, make(chan mqttconn.Message, 9))
+	b.subscribe(fleet, "$share/fleet/"+wire.UpTopic("+", "+"))
+	long := strings.Repeat("x", wire.MaxMessage)
+	if err := b.publish(device, wire.UpTopic(deviceA, wire.KindEvidence), long); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, up, long)
 }
 
 func TestPublishingOnAnotherDevicesTopicIsRefused(t *testing.T) {

@@ -137,7 +137,7 @@ func TestLeafNeverOutlivesItsIssuer(t *testing.T) {
 
 func TestStolenDeviceIntermediateMakesNoServer(t *testing.T) {
 	c, _ := newCA(t)
-	by := c.issuers[devices]
+	by := c.current(devices)
 	template, err := c.leaf("fleet.example", testKey(t, elliptic.P256()).Public(), start(), time.Hour)
 	if err != nil {
 		t.Fatal(err)
@@ -157,7 +157,7 @@ func TestStolenDeviceIntermediateMakesNoServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	below, err := sign(template, issuer{subCert, subKey}, subKey.Public())
+	below, err := sign(template, issuer{"sub", subCert, subKey}, subKey.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,7 +262,7 @@ func TestOpenSSLAcceptsChainsAndRevocations(t *testing.T) {
 			if revoked {
 				entries = append(entries, Entry{Serial: leaf.SerialNumber.Text(16), At: start()})
 			}
-			der, err := c.CRL(p, entries, start(), 24*time.Hour)
+			der, err := c.CRL(chain[0], List{Revoked: entries, Now: start(), Life: 24 * time.Hour})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +276,7 @@ func TestOpenSSLAcceptsChainsAndRevocations(t *testing.T) {
 			}
 		}
 	}
-	if _, err := c.CRL(Full, []Entry{{Serial: "no hex"}}, start(), time.Hour); err == nil {
+	if _, err := c.CRL(c.Chain(Full)[0], List{Revoked: []Entry{{Serial: "no hex"}}, Now: start(), Life: time.Hour}); err == nil {
 		t.Error("a serial that is no number was listed")
 	}
 }

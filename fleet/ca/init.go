@@ -2,66 +2,66 @@ package ca
 
 import (
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/gatewarden/gatewarden/internal/fsx"
 )
 
 // maxFleet is the longest fleet id, in bytes: it stands in the CN, which X.520
 // limits to 64 characters.
 const maxFleet = 40
 
-// Init makes a CA in dir: root.key is to be moved off line afterwards, nothing
-// but a new intermediate needs it. ErrExists if there is a complete one; what an
-// interrupted Init left is replaced.
-func Init(dir, fleet string, now time.Time) error {
+// Init makes a CA whose keys are in the clear.
+func Init(dir, fleet string, now time.Time) error { return (&Vault{Dir: dir}).Init(fleet, now) }
+
+// Init makes a CA: root.key is to be moved off line afterwards, nothing but a new
+// intermediate needs it. ErrExists if there is a complete one; what an interrupted
+// Init left is replaced.
+func (v *Vault) Init(fleet string, now time.Time) error {
 	if fleet == "" || len(fleet) > maxFleet {
 		return fmt.Errorf("make certificate authority: a fleet id has 1 to %d bytes", maxFleet)
 	}
-	var disk fsx.FS
-	if _, err := os.Lstat(filepath.Join(dir, recordFile)); !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("make certificate authority in %s: %w", dir, errors.Join(ErrExists, err))
+	if _, err := os.Lstat(filepath.Join(v.Dir, recordFile)); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("make certificate authority in %s: %w", v.Dir, errors.Join(ErrExists, err))
 	}
-	if err := disk.MkdirAll(dir, 0o700); err != nil {
+	if err := v.FS.MkdirAll(v.Dir, 0o700); err != nil {
 		return fmt.Errorf("make certificate authority: %w", err)
 	}
-	if err := makeAll(&disk, dir, fleet, now); err != nil {
+	root, err := v.makeIssuer(rootName, authority(fleet, rootName, now, rootLife), nil, v.RootPassphrase)
+	if err != nil {
 		return fmt.Errorf("make certificate authority: %w", err)
 	}
-	if err := disk.WriteJSON(filepath.Join(dir, recordFile), record{Version: 1, Fleet: fleet}, 0o644); err != nil {
+	for _, name := range names() {
+		if _, err := v.makeIntermediate(name, name, fleet, now, &root); err != nil {
+			return fmt.Errorf("make certificate authority: %w", err)
+		}
+	}
+	if err := v.FS.WriteJSON(filepath.Join(v.Dir, recordFile), record{Version: 1, Fleet: fleet}, 0o644); err != nil {
 		return fmt.Errorf("make certificate authority: %w", err)
 	}
 	return nil
 }
 
-func makeAll(disk *fsx.FS, dir, fleet string, now time.Time) error {
-	root, err := makeIssuer(disk, dir, rootName, authority(fleet, rootName, now, rootLife), nil)
-	if err != nil {
-		return err
+// makeIntermediate makes a generation of the intermediate name, into file. Each has
+// a subject of its own: peers find issuer and CRL by it.
+func (v *Vault) makeIntermediate(name, file, fleet string, now time.Time, root *issuer) (issuer, error) {
+	template := authority(fleet, file, now, intermediateLife)
+	template.MaxPathLen, template.MaxPathLenZero = 0, true
+	if template.NotAfter.After(root.cert.NotAfter) {
+		template.NotAfter = root.cert.NotAfter
 	}
-	for _, name := range names() {
-		template := authority(fleet, name, now, intermediateLife)
-		template.MaxPathLen, template.MaxPathLenZero = 0, true
-		// The purpose bounds what an intermediate is good for. Name constraints
-		// would add little, and crypto/x509 then refuses every URN in a leaf.
-		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-		if name == services {
-			template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
-		}
-		if _, err := makeIssuer(disk, dir, name, template, &root); err != nil {
-			return err
-		}
+	// The purpose bounds what an intermediate is good for. Name constraints
+	// would add little, and crypto/x509 then refuses every URN in a leaf.
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if name == services {
+		template.ExtKeyUsage = append(template.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	}
-	return nil
+	return v.makeIssuer(file, template, root, v.Passphrase)
 }
 
 // authority is what root and intermediates share.
@@ -74,32 +74,32 @@ func authority(fleet, name string, now time.Time, life time.Duration) *x509.Cert
 
 // makeIssuer makes a key and its certificate, by itself if parent is nil, and
 // writes the key first.
-func makeIssuer(disk *fsx.FS, dir, name string, template *x509.Certificate, parent *issuer) (issuer, error) {
+func (v *Vault) makeIssuer(file string, template *x509.Certificate, parent *issuer, passphrase []byte) (issuer, error) {
 	key, err := newKey()
 	if err != nil {
-		return issuer{}, fmt.Errorf("make key of %s: %w", name, err)
+		return issuer{}, fmt.Errorf("make key of %s: %w", file, err)
 	}
-	if template.SerialNumber, err = newSerial(); err != nil {
+	if template.SerialNumber, err = newSerial(template.NotBefore); err != nil {
 		return issuer{}, err
 	}
 	if template.SubjectKeyId, err = keyID(&key.PublicKey); err != nil {
 		return issuer{}, err
 	}
-	signer := issuer{template, key}
+	signer := issuer{file, template, key}
 	if parent != nil {
 		signer = *parent
 	}
 	cert, err := sign(template, signer, key.Public())
 	if err != nil {
-		return issuer{}, fmt.Errorf("make certificate of %s: %w", name, err)
+		return issuer{}, fmt.Errorf("make certificate of %s: %w", file, err)
 	}
-	if err := writeKey(disk, filepath.Join(dir, name+".key"), key); err != nil {
+	if err := writeKey(&v.FS, filepath.Join(v.Dir, file+".key"), key, passphrase); err != nil {
 		return issuer{}, err
 	}
-	if err := disk.WriteFile(filepath.Join(dir, name+".pem"), encodePEM(cert), 0o644); err != nil {
+	if err := v.FS.WriteFile(filepath.Join(v.Dir, file+".pem"), encodePEM(cert), 0o644); err != nil {
 		return issuer{}, err
 	}
-	return issuer{cert, key}, nil
+	return issuer{file, cert, key}, nil
 }
 
 func sign(template *x509.Certificate, by issuer, pub crypto.PublicKey) (*x509.Certificate, error) {
@@ -108,12 +108,4 @@ func sign(template *x509.Certificate, by issuer, pub crypto.PublicKey) (*x509.Ce
 		return nil, err
 	}
 	return x509.ParseCertificate(der)
-}
-
-func writeKey(disk *fsx.FS, path string, key *ecdsa.PrivateKey) error {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return fmt.Errorf("encode key: %w", err)
-	}
-	return disk.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }

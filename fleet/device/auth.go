@@ -80,7 +80,7 @@ func (a *api) byCertificate(ctx context.Context, cert *x509.Certificate) (caller
 	if err != nil {
 		return caller{}, fmt.Errorf("read device %s: %w", id, err)
 	}
-	if d.State == registry.Revoked {
+	if registry.Out(d.State) {
 		return caller{}, refuseRevoked(d)
 	}
 	// Once more: the connection may be older than the revocation.
@@ -110,7 +110,7 @@ func (a *api) byTicket(ctx context.Context, id, secret string) (caller, error) {
 	if err != nil {
 		return caller{}, fmt.Errorf("read device %s: %w", ticket.Device, err)
 	}
-	if d.State == registry.Revoked {
+	if registry.Out(d.State) {
 		return caller{}, refuseRevoked(d)
 	}
 	if !bytes.Equal(d.AKPublic, ticket.AKPublic) {
@@ -155,5 +155,5 @@ func (a *api) shutOut(ctx context.Context, id, exceptSerial, why string) error {
 }
 
 func refuseRevoked(d registry.Device) error {
-	return refuse(http.StatusForbidden, "revoked", "device "+d.ID+" was revoked", "ask the operator of this fleet")
+	return refuse(http.StatusForbidden, "revoked", "device "+d.ID+" was "+d.State, "ask the operator of this fleet")
 }

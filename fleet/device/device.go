@@ -11,13 +11,16 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/ca"
+	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
@@ -67,6 +70,7 @@ func New(c Config) (http.Handler, error) {
 	mux.HandleFunc("POST "+wire.PathEnroll, a.handle(a.enroll))
 	mux.HandleFunc("POST "+wire.PathChallenge, a.handle(a.challenge))
 	mux.HandleFunc("POST "+wire.PathEvidence, a.handle(a.evidence))
+	mux.HandleFunc("GET "+PathResult, a.handle(a.result))
 	mux.HandleFunc("GET "+wire.PathCACerts, a.handle(a.caCerts))
 	mux.HandleFunc("GET "+wire.PathCSRAttrs, a.handle(a.csrAttrs))
 	mux.HandleFunc("POST "+wire.PathSimpleEnroll, a.handle(a.simpleEnroll))
@@ -183,6 +187,36 @@ func (a *api) evidence(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, verdict)
+}
+
+// PathResult gives a device an attestation result for others. The query's nonce is
+// that of whoever will read it.
+const PathResult = "/v1/attest/result"
+
+func (a *api) result(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.authenticate(r)
+	if err != nil {
+		return err
+	}
+	nonce := r.URL.Query().Get("nonce")
+	if nonce != "" && !isNonce(nonce) {
+		return refuse(http.StatusBadRequest, "nonce", "the nonce is not 8 to 88 characters of base64url", "use the one that the reader of the result gave, without padding")
+	}
+	token, err := a.Verifier.Result(r.Context(), c.device, nonce)
+	if errors.Is(err, ear.ErrOld) || errors.Is(err, registry.ErrNotFound) {
+		return refuse(http.StatusForbidden, wire.RuleStaleVerdict, "there is no verdict that is young enough", "attest again, then repeat the request")
+	}
+	if err != nil {
+		return fmt.Errorf("make attestation result: %w", err)
+	}
+	w.Header().Set("Content-Type", "application/eat+jwt")
+	_, _ = io.WriteString(w, token) // the device is gone: it will ask again
+	return nil
+}
+
+// isNonce checks the form of an eat_nonce in JSON (RFC 9711, section 4.1).
+func isNonce(text string) bool {
+	return len(text) >= 8 && len(text) <= 88 && strings.Trim(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") == ""
 }
 
 // note writes to the timeline of a device. What it tells of is durable already.

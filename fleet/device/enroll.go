@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet/admission"
 	"github.com/gatewarden/gatewarden/fleet/ca"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
@@ -40,9 +41,6 @@ func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
 	if ask.Version != 1 || len(ask.Model) > wire.MaxText || len(ask.Hostname) > wire.MaxText || len(ask.Software) > wire.MaxText || ask.Model == "" {
 		return refuse(http.StatusBadRequest, "format", "version, model, hostname or software is missing or too long", "see docs/protocol.md")
 	}
-	if ask.Token != "" {
-		return refuse(http.StatusForbidden, "token", "this fleet issues no enrolment tokens", "remove identity.token from agent.toml; an operator approves the device")
-	}
 	d, err := a.identify(ask)
 	if err != nil {
 		return err
@@ -51,7 +49,11 @@ func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.admit(r.Context(), d); err != nil {
+	token, err := a.token(r.Context(), d, ask.Token)
+	if err != nil {
+		return err
+	}
+	if err := a.admit(r.Context(), d, token); err != nil {
 		return err
 	}
 	known, created, err := a.Registry.Enroll(r.Context(), d)
@@ -62,7 +64,7 @@ func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("register %s: %w", d.ID, err)
 	}
-	if known.State == registry.Revoked {
+	if registry.Out(known.State) {
 		return refuseRevoked(known)
 	}
 	if created {
@@ -72,7 +74,7 @@ func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
 		}
 		a.note(r.Context(), d.ID, "device.new", registry.Info, text)
 	}
-	challenge, err := a.ticket(r.Context(), d, ask, key)
+	challenge, err := a.ticket(r.Context(), d, ask, key, token)
 	if err != nil {
 		return err
 	}
@@ -116,10 +118,10 @@ func unknownMaker(err error) bool {
 }
 
 // admit bounds how many devices wait for an operator. Anybody can make up
-// endorsement keys; a maker's certificate nobody can, so a flood of the former
-// does not keep out devices with the latter.
-func (a *api) admit(ctx context.Context, d registry.Device) error {
-	if d.EKVerified {
+// endorsement keys; a maker's certificate or a token nobody can, so a flood of the
+// former does not keep out devices with the latter.
+func (a *api) admit(ctx context.Context, d registry.Device, token string) error {
+	if d.EKVerified || token != "" {
 		return nil
 	}
 	if _, err := a.Registry.Device(ctx, d.ID); !errors.Is(err, registry.ErrNotFound) {
@@ -162,7 +164,7 @@ func (a *api) checkKey(id string, ak, csrDER []byte, proof wire.KeyProof) (strin
 	return hex.EncodeToString(sum[:]), nil
 }
 
-func (a *api) ticket(ctx context.Context, d registry.Device, ask wire.EnrollRequest, key string) (wire.EnrollChallenge, error) {
+func (a *api) ticket(ctx context.Context, d registry.Device, ask wire.EnrollRequest, key, token string) (wire.EnrollChallenge, error) {
 	random := make([]byte, 16+sha256.Size)
 	if _, err := rand.Read(random); err != nil {
 		return wire.EnrollChallenge{}, fmt.Errorf("make ticket: %w", err)
@@ -178,7 +180,7 @@ func (a *api) ticket(ctx context.Context, d registry.Device, ask wire.EnrollRequ
 	}
 	expires := a.Now().Add(TicketLife)
 	err = a.Registry.PutTicket(ctx, registry.Ticket{
-		ID: id, Device: d.ID, SecretHash: sha256.Sum256(secret), CSRHash: sha256.Sum256(ask.CSR), Key: key, AKPublic: ask.AKPublic, Expires: expires,
+		ID: id, Device: d.ID, SecretHash: sha256.Sum256(secret), CSRHash: sha256.Sum256(ask.CSR), Key: key, AKPublic: ask.AKPublic, Token: token, Expires: expires,
 	})
 	if err != nil {
 		return wire.EnrollChallenge{}, fmt.Errorf("store ticket: %w", err)
@@ -210,22 +212,33 @@ func (a *api) simpleEnroll(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusForbidden, "csr", "the ticket is for another request", "send the request that the ticket was made for")
 	}
 	if c.device.State == registry.Pending {
-		return a.notYet(w, nil)
+		switch err := a.decide(r.Context(), &c); {
+		case errors.Is(err, admission.ErrUndecided):
+			return a.notYet(w, nil)
+		case errors.Is(err, admission.ErrNotAttested):
+			return a.attestFirst(w, r, c.device.ID)
+		case err != nil:
+			return err
+		}
 	}
 	_, err = a.freshVerdict(r.Context(), c.device)
 	var stale *refusal
 	if errors.As(err, &stale) {
 		// As after every approval, which comes after the verdict that it was made by.
-		challenge, err := a.Verifier.Challenge(r.Context(), c.device.ID)
-		if err != nil {
-			return err
-		}
-		return a.notYet(w, challenge)
+		return a.attestFirst(w, r, c.device.ID)
 	}
 	if err != nil {
 		return err
 	}
 	return a.issue(w, r, c, csr)
+}
+
+func (a *api) attestFirst(w http.ResponseWriter, r *http.Request, id string) error {
+	challenge, err := a.Verifier.Challenge(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	return a.notYet(w, challenge)
 }
 
 // notYet answers that the certificate can't be issued now (RFC 7030, section
@@ -342,7 +355,7 @@ func (a *api) notIssued(ctx context.Context, id string, cause error) error {
 	if err != nil {
 		return fmt.Errorf("read device %s: %w", id, err)
 	}
-	if d.State == registry.Revoked {
+	if registry.Out(d.State) {
 		return refuseRevoked(d)
 	}
 	return refusePending()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/fleet/ca"
+	"github.com/gatewarden/gatewarden/fleet/device"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/internal/est"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -50,6 +51,7 @@ func protectedRoutes() []call {
 	csr := []byte(base64.StdEncoding.EncodeToString([]byte("x")))
 	return []call{
 		{path: wire.PathChallenge, body: struct{}{}}, {path: wire.PathEvidence, body: struct{}{}},
+		{path: device.PathResult, method: http.MethodGet},
 		{path: wire.PathSimpleEnroll, kind: est.TypeCSR, body: csr}, {path: wire.PathSimpleReenroll, kind: est.TypeCSR, body: csr},
 	}
 }
@@ -166,7 +168,6 @@ func TestMalformedRequestsAreRefusedInWords(t *testing.T) {
 		{call{path: wire.PathEnroll, body: []byte(``)}, 400, "format"},
 		{call{path: wire.PathEnroll, body: big}, 413, "size"},
 		{call{path: wire.PathEnroll, body: []byte(`{"v":1,"model":"x","software":"1","ek_public":"AAAA"}`)}, 400, "ek"},
-		{call{path: wire.PathEnroll, body: []byte(`{"v":1,"model":"x","software":"1","token":"t"}`)}, 403, "token"},
 		{by(wire.PathEvidence, huge), 413, "size"},
 		{by(wire.PathEvidence, []byte(`{"v":1,"surprise":1}`)), 400, "format"},
 		{by(wire.PathEvidence, []byte(`{"v":1}`)), 403, "evidence.nonce"},

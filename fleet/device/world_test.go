@@ -28,9 +28,11 @@ import (
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/ca"
 	"github.com/gatewarden/gatewarden/fleet/device"
+	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/est"
+	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/testdata/boot"
 	"github.com/gatewarden/gatewarden/tpm"
@@ -42,11 +44,12 @@ const fleetID = "lab"
 // world is the API behind a real TLS server, with a clock of its own.
 type world struct {
 	*testing.T
-	dir   string
-	ca    *ca.CA
-	store *registry.Store
-	url   string
-	ahead atomic.Int64 // how far the fleet's clock is ahead, ns
+	dir    string
+	ca     *ca.CA
+	store  *registry.Store
+	config device.Config
+	url    string
+	ahead  atomic.Int64 // how far the fleet's clock is ahead, ns
 
 	mu      sync.Mutex
 	dropped []string
@@ -68,8 +71,12 @@ func newWorld(t *testing.T, change func(*device.Config)) *world {
 	if os.Getenv("GATEWARDEN_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
+	keys, err := ear.OpenKeys(&fsx.FS{}, filepath.Join(w.dir, "results"), time.Now())
+	w.must(err)
+	results, err := ear.New(ear.Config{Keys: keys, Fleet: fleetID, Build: "test", Now: w.now})
+	w.must(err)
 	v, err := verifier.New(verifier.Config{
-		Registry: w.store, Fleet: fleetID, Policy: w.policy(), Now: w.now, Fell: func(string) {}, Log: log,
+		Registry: w.store, Fleet: fleetID, Policy: w.policy(), Now: w.now, Fell: func(string) {}, Results: results, Log: log,
 	})
 	w.must(err)
 	c := device.Config{
@@ -86,8 +93,24 @@ func newWorld(t *testing.T, change func(*device.Config)) *world {
 	}
 	handler, err := device.New(c)
 	w.must(err)
+	w.config = c
 	w.serve(handler)
 	return w
+}
+
+// rollOver makes new intermediates, as `ca rollover` does, and starts a server that
+// knows them beside the one that does not.
+func (w *world) rollOver(drop bool) {
+	w.Helper()
+	vault := ca.Vault{Dir: filepath.Join(w.dir, "ca")}
+	_, err := vault.Rollover(filepath.Join(w.dir, "ca", "root.key"), drop, time.Now())
+	w.must(err)
+	w.ca, err = vault.Open()
+	w.must(err)
+	w.config.CA = w.ca
+	handler, err := device.New(w.config)
+	w.must(err)
+	w.serve(handler)
 }
 
 func (w *world) policy() func() *attest.Policy {
@@ -104,8 +127,8 @@ func (w *world) serve(handler http.Handler) {
 	w.must(err)
 	own := &tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw, chain[0].Raw}}
 	clients := x509.NewCertPool()
-	for _, p := range []ca.Profile{ca.Full, ca.Quarantine} {
-		clients.AddCert(w.ca.Chain(p)[0])
+	for _, issuer := range w.ca.Issuers(ca.Full, ca.Quarantine) {
+		clients.AddCert(issuer)
 	}
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	w.must(err)
@@ -242,6 +265,7 @@ type box struct {
 	id     string
 	log    string
 	serial string
+	token  string // sent with an enrolment
 }
 
 func measured() attest.Boot {
@@ -330,7 +354,7 @@ func (b *box) ask(key *tpm.Key) wire.EnrollRequest {
 	csr := b.csr(key, b.id)
 	return wire.EnrollRequest{
 		Version: 1, EKCertificate: b.ek.Certificate, EKChain: b.ek.Chain, EKPublic: b.ek.Public, AKPublic: b.ak.TPMPublic(),
-		CSR: csr, Key: b.prove(b.ak, key, csr), Model: "lab-box", Software: "1.0",
+		CSR: csr, Key: b.prove(b.ak, key, csr), Model: "lab-box", Software: "1.0", Token: b.token,
 	}
 }
 

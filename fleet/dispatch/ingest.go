@@ -93,7 +93,7 @@ func (d *Dispatcher) prepare(ctx context.Context, group []incoming) (kept []inco
 	for _, in := range group {
 		if _, asked := welcome[in.device]; !asked {
 			known, err := d.cfg.Registry.Device(ctx, in.device)
-			welcome[in.device] = err == nil && known.State != registry.Revoked
+			welcome[in.device] = err == nil && !registry.Out(known.State)
 			if !welcome[in.device] {
 				d.cfg.Log.Warn("message ignored", "device", in.device, "state", known.State, "error", err)
 			}

@@ -64,7 +64,7 @@ func (d *Dispatcher) call(ctx context.Context, f func(context.Context)) {
 
 func (d *Dispatcher) hello(ctx context.Context, device, identity string, hello wire.Hello) {
 	known, err := d.cfg.Registry.Device(ctx, device)
-	if err != nil || known.State == registry.Revoked {
+	if err != nil || registry.Out(known.State) {
 		d.cfg.Log.Warn("hello ignored", "device", device, "state", known.State, "error", err)
 		return
 	}

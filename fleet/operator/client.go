@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -43,6 +44,13 @@ func (c *Client) Device(ctx context.Context, id string) (Detail, error) {
 	return d, err
 }
 
+// Evidence is what the last verdict on a device rests on.
+func (c *Client) Evidence(ctx context.Context, id string) (*attest.Recorded, error) {
+	r := new(attest.Recorded)
+	err := c.do(ctx, http.MethodGet, "/v1/devices/"+url.PathEscape(id)+"/evidence", nil, r)
+	return r, err
+}
+
 // Approve lets a device in.
 func (c *Client) Approve(ctx context.Context, id string, d Decision) error {
 	return c.do(ctx, http.MethodPost, "/v1/devices/"+url.PathEscape(id)+"/approve", d, nil)
@@ -51,6 +59,49 @@ func (c *Client) Approve(ctx context.Context, id string, d Decision) error {
 // Revoke shuts a device out for good.
 func (c *Client) Revoke(ctx context.Context, id string, d Decision) error {
 	return c.do(ctx, http.MethodPost, "/v1/devices/"+url.PathEscape(id)+"/revoke", d, nil)
+}
+
+// Decommission takes a device out of the fleet in good order.
+func (c *Client) Decommission(ctx context.Context, id string, d Decision) error {
+	return c.do(ctx, http.MethodPost, "/v1/devices/"+url.PathEscape(id)+"/decommission", d, nil)
+}
+
+// Transfer ends all that a device was granted: its next holder begins anew.
+func (c *Client) Transfer(ctx context.Context, id string, d Decision) error {
+	return c.do(ctx, http.MethodPost, "/v1/devices/"+url.PathEscape(id)+"/transfer", d, nil)
+}
+
+// Tokens lists one-time tokens, newest first.
+func (c *Client) Tokens(ctx context.Context) (list []Token, err error) {
+	err = c.do(ctx, http.MethodGet, "/v1/tokens", nil, &list)
+	return list, err
+}
+
+// NewToken makes one; its text is in the answer, and never again.
+func (c *Client) NewToken(ctx context.Context, ask NewToken) (t Token, err error) {
+	err = c.do(ctx, http.MethodPost, "/v1/tokens", ask, &t)
+	return t, err
+}
+
+// RevokeToken ends an unused token.
+func (c *Client) RevokeToken(ctx context.Context, id string, d Decision) error {
+	return c.do(ctx, http.MethodPost, "/v1/tokens/"+url.PathEscape(id)+"/revoke", d, nil)
+}
+
+// AllowList is the list of EKs that are admitted before they come.
+func (c *Client) AllowList(ctx context.Context) (list []Allowed, err error) {
+	err = c.do(ctx, http.MethodGet, "/v1/allowed", nil, &list)
+	return list, err
+}
+
+// Allow adds an entry.
+func (c *Client) Allow(ctx context.Context, e Allowed) error {
+	return c.do(ctx, http.MethodPost, "/v1/allowed", e, nil)
+}
+
+// Disallow removes an entry.
+func (c *Client) Disallow(ctx context.Context, e Allowed) error {
+	return c.do(ctx, http.MethodPost, "/v1/allowed/remove", e, nil)
 }
 
 // Command hands in an envelope for one device and returns its hash.

@@ -1,5 +1,5 @@
-// Package operator is the API by which people run the fleet: approve and revoke
-// devices, hand in signed commands, and read what the registry knows.
+// Package operator is the API by which people run the fleet: let devices in and
+// out, hand in signed commands, and read what the registry knows.
 //
 // It listens on a Unix socket that only the server's group may open, and can
 // widen nothing that a signature has to allow: a command is stored and carried as
@@ -10,13 +10,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"time"
 
-	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet/admission"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
@@ -25,6 +24,7 @@ import (
 
 // Config of the API. All fields are required.
 type Config struct {
+	Fleet    string
 	Registry *registry.Store
 	Deliver  func(ctx context.Context, device string) error // sends what waits for device
 	Drop     func(identity string)                          // ends the sessions of an identity
@@ -35,7 +35,7 @@ type Config struct {
 
 type api struct{ Config }
 
-// Decision is the body of approve and revoke.
+// Decision is the body of approve, revoke, transfer and decommission.
 type Decision struct {
 	By     string `json:"by"`
 	Reason string `json:"reason,omitempty"`
@@ -45,7 +45,7 @@ type Decision struct {
 
 // New returns the handler of the API.
 func New(c Config) (http.Handler, error) {
-	if c.Registry == nil || c.Deliver == nil || c.Drop == nil || c.Vouched == nil || c.Now == nil || c.Log == nil {
+	if c.Fleet == "" || c.Registry == nil || c.Deliver == nil || c.Drop == nil || c.Vouched == nil || c.Now == nil || c.Log == nil {
 		return nil, errors.New("operator API: incomplete configuration")
 	}
 	a := &api{c}
@@ -53,8 +53,17 @@ func New(c Config) (http.Handler, error) {
 	mux.HandleFunc("GET /v1/devices", a.handle(a.list))
 	mux.HandleFunc("GET /v1/devices/{id}", a.handle(a.show))
 	mux.HandleFunc("POST /v1/devices/{id}/approve", a.handle(a.approve))
-	mux.HandleFunc("POST /v1/devices/{id}/revoke", a.handle(a.revoke))
+	mux.HandleFunc("POST /v1/devices/{id}/revoke", a.handle(a.leave(registry.Revoked)))
+	mux.HandleFunc("POST /v1/devices/{id}/decommission", a.handle(a.leave(registry.Decommissioned)))
+	mux.HandleFunc("POST /v1/devices/{id}/transfer", a.handle(a.leave(registry.Pending)))
 	mux.HandleFunc("POST /v1/devices/{id}/commands", a.handle(a.command))
+	mux.HandleFunc("GET /v1/devices/{id}/evidence", a.handle(a.evidence))
+	mux.HandleFunc("GET /v1/tokens", a.handle(a.tokens))
+	mux.HandleFunc("POST /v1/tokens", a.handle(a.makeToken))
+	mux.HandleFunc("POST /v1/tokens/{id}/revoke", a.handle(a.endToken))
+	mux.HandleFunc("GET /v1/allowed", a.handle(a.allowed))
+	mux.HandleFunc("POST /v1/allowed", a.handle(a.allow))
+	mux.HandleFunc("POST /v1/allowed/remove", a.handle(a.disallow))
 	mux.HandleFunc("GET /v1/firmware", a.handle(a.firmware))
 	mux.HandleFunc("POST /v1/firmware/approve", a.handle(a.approveFirmware))
 	return mux, nil
@@ -145,7 +154,17 @@ func (a *api) show(r *http.Request) (any, error) {
 	return full, nil
 }
 
-// approve lets a device in and freezes the firmware values that it showed.
+// evidence is what the last verdict on a device rests on.
+func (a *api) evidence(r *http.Request) (any, error) {
+	id := r.PathValue("id")
+	record, err := verifier.Recorded(r.Context(), a.Registry, a.Fleet, id)
+	if errors.Is(err, registry.ErrNotFound) {
+		return nil, refuse(http.StatusNotFound, "there is no evidence of "+id, "it was never judged, or its event log is not held any more: wait for its next attestation")
+	}
+	return record, err
+}
+
+// approve lets a device in, with the firmware values that it showed.
 func (a *api) approve(r *http.Request) (any, error) {
 	var decision Decision
 	if err := readJSON(r, &decision); err != nil {
@@ -165,52 +184,11 @@ func (a *api) approve(r *http.Request) (any, error) {
 	if !decision.AcceptEK && !a.Vouched(d) {
 		return nil, refuse(http.StatusConflict, "no known TPM maker vouches for this device's EK", "add the maker to ek_roots, or approve with --accept-ek if you know this machine")
 	}
-	if err := a.freeze(ctx, d, decision.By); err != nil {
-		return nil, err
+	err = admission.ByHand(ctx, a.Registry, d, decision.By, decision.Reason, a.Now())
+	if errors.Is(err, admission.ErrNotAttested) {
+		return nil, refuse(http.StatusConflict, id+" has not attested yet, so there is nothing to approve", "wait a few seconds and repeat")
 	}
-	if err := a.Registry.SetState(ctx, id, registry.Active, decision.By, decision.Reason, a.Now()); err != nil {
-		return nil, err
-	}
-	err = a.Registry.AddEvent(ctx, registry.Event{Device: id, At: a.Now(), Kind: "device.approved", Severity: registry.Info,
-		Text: "approved by " + decision.By + "; the firmware values that it showed are the reference for " + d.Model})
 	return struct{}{}, err
-}
-
-func (a *api) freeze(ctx context.Context, d registry.Device, by string) error {
-	verdict, err := verifier.LastVerdict(ctx, a.Registry, d)
-	if errors.Is(err, registry.ErrNotFound) {
-		return refuse(http.StatusConflict, d.ID+" has not attested yet, so there is nothing to approve", "wait a few seconds and repeat")
-	}
-	if err != nil {
-		return err
-	}
-	var facts attest.Facts
-	if err := json.Unmarshal(verdict.Facts, &facts); err != nil {
-		return fmt.Errorf("decode facts of %s: %w", d.ID, err)
-	}
-	name := d.Model + " " + verdict.At.UTC().Format("2006-01-02") + " as shown by " + d.ID
-	return a.addFirmware(ctx, d.Model, facts.FirmwareSet(name), by)
-}
-
-func (a *api) revoke(r *http.Request) (any, error) {
-	var decision Decision
-	if err := readJSON(r, &decision); err != nil {
-		return nil, err
-	}
-	if decision.By == "" || decision.Reason == "" {
-		return nil, refuse(http.StatusBadRequest, "who revokes and why is missing", "give --by NAME and --reason TEXT")
-	}
-	ctx, id := r.Context(), r.PathValue("id")
-	if err := a.Registry.SetState(ctx, id, registry.Revoked, decision.By, decision.Reason, a.Now()); err != nil {
-		return nil, err
-	}
-	if _, err := a.Registry.RevokeCertificates(ctx, id, "", decision.Reason, a.Now()); err != nil {
-		return nil, err
-	}
-	a.Drop(id)
-	a.Drop(wire.QuarantineID(id))
-	return struct{}{}, a.Registry.AddEvent(ctx, registry.Event{Device: id, At: a.Now(), Kind: "device.revoked", Severity: registry.Warning,
-		Text: "revoked by " + decision.By + ": " + decision.Reason})
 }
 
 // command stores an envelope for one device and sends it on. What is in it is

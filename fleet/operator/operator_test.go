@@ -48,7 +48,7 @@ func newOffice(t *testing.T) *office {
 	o.must(err)
 	t.Cleanup(func() { o.store.Close() })
 	handler, err := operator.New(operator.Config{
-		Registry: o.store, Now: time.Now, Log: slog.New(slog.DiscardHandler),
+		Fleet: "lab", Registry: o.store, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Deliver: func(_ context.Context, device string) error {
 			o.delivered = append(o.delivered, device)
 			return errors.New("it is not connected")
@@ -218,6 +218,77 @@ func TestListFiltersAndMalformedRequestsAreRefused(t *testing.T) {
 	if _, err := gone.Devices(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "is it running") {
 		t.Errorf("no server: %v", err)
 	}
+}
+
+func TestLeavingIsAPersonsDecisionAndTakesEverythingAtOnce(t *testing.T) {
+	o := newOffice(t)
+	ctx := t.Context()
+	why := operator.Decision{By: "olga", Reason: "sold"}
+	for name, c := range map[string]struct {
+		do    func(context.Context, string, operator.Decision) error
+		state string
+	}{
+		"decommission": {o.client.Decommission, registry.Decommissioned}, "transfer": {o.client.Transfer, registry.Pending},
+	} {
+		o.must(o.store.SetState(ctx, id, registry.Active, "olga", "", time.Now()))
+		serial := name
+		o.must(o.store.AddCertificate(ctx, registry.Certificate{Serial: serial, Device: id, NotAfter: time.Now().Add(time.Hour), DER: []byte("x")}, ""))
+		o.dropped = nil
+		o.refused(c.do(ctx, id, operator.Decision{By: "olga"}), "--reason")
+		o.refused(c.do(ctx, "gw-bbbbbbbbbbbbbbbb", why), "no such device")
+		o.must(c.do(ctx, id, why))
+		if revoked, err := o.store.IsRevoked(ctx, serial); err != nil || !revoked || o.state().State != c.state || len(o.dropped) != 2 {
+			t.Errorf("%s: certificate revoked %v, %v; state %s, dropped %v", name, revoked, err, o.state().State, o.dropped)
+		}
+	}
+	o.must(o.client.Revoke(ctx, id, operator.Decision{By: "olga", Reason: "stolen"}))
+	o.refused(o.client.Transfer(ctx, id, why), "for good")
+	o.refused(o.client.Decommission(ctx, id, why), "for good")
+}
+
+func TestTokensAreToldOnceAndEndedByName(t *testing.T) {
+	o := newOffice(t)
+	ctx := t.Context()
+	_, err := o.client.NewToken(ctx, operator.NewToken{Seconds: 60})
+	o.refused(err, "--by")
+	_, err = o.client.NewToken(ctx, operator.NewToken{By: "olga"})
+	o.refused(err, "--life")
+	made, err := o.client.NewToken(ctx, operator.NewToken{By: "olga", Note: "site 4", Seconds: 1 << 62})
+	o.must(err)
+	if !strings.HasPrefix(made.Text, "gwt-"+made.ID+"-") || made.State != "unused" || time.Until(made.Expires) > 91*24*time.Hour {
+		t.Errorf("made %+v", made)
+	}
+	list, err := o.client.Tokens(ctx)
+	o.must(err)
+	if len(list) != 1 || list[0].Text != "" || list[0].Note != "site 4" {
+		t.Errorf("listed %+v", list)
+	}
+	o.refused(o.client.RevokeToken(ctx, made.ID, operator.Decision{}), "--by")
+	o.must(o.client.RevokeToken(ctx, made.ID, operator.Decision{By: "olga", Reason: "lost"}))
+	o.refused(o.client.RevokeToken(ctx, made.ID, operator.Decision{By: "olga"}), "no unused token")
+	if list, err = o.client.Tokens(ctx); err != nil || list[0].State != "ended" {
+		t.Errorf("listed %+v, %v", list, err)
+	}
+}
+
+func TestAllowListTakesWhatNamesAnEKInItsOneForm(t *testing.T) {
+	o := newOffice(t)
+	ctx := t.Context()
+	for value, e := range map[string]operator.Allowed{
+		"--by": {Kind: "ek", Value: strings.Repeat("ab", 32)}, "SHA-256": {Kind: "ek", Value: "abc", By: "olga"},
+		"hex": {Kind: "serial", Value: "xy", By: "olga"}, "ek or serial": {Kind: "model", Value: "ab", By: "olga"},
+	} {
+		o.refused(o.client.Allow(ctx, e), value)
+	}
+	o.must(o.client.Allow(ctx, operator.Allowed{Kind: "ek", Value: strings.Repeat("AB", 32), By: "olga", Note: "lot 9"}))
+	o.must(o.client.Allow(ctx, operator.Allowed{Kind: "serial", Value: "00:AB:0C", By: "olga"}))
+	list, err := o.client.AllowList(ctx)
+	o.must(err)
+	if len(list) != 2 || list[0].Value != strings.Repeat("ab", 32) || list[1].Value != "ab0c" || list[0].Note != "lot 9" {
+		t.Errorf("list %+v", list)
+	}
+	o.must(o.client.Disallow(ctx, operator.Allowed{Kind: "serial", Value: "ab0c", By: "olga"}))
+	o.refused(o.client.Disallow(ctx, operator.Allowed{Kind: "serial", Value: "ab0c", By: "olga"}), "allow-list has no serial")
 }
 
 // TestFirmwareIsProposedWithItsShareAndApprovedByAPerson: what a set of gateways

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -69,6 +70,35 @@ func BenchmarkReleases(b *testing.B) {
 					b.Fatal(counts, err)
 				}
 			}
+		})
+	}
+}
+
+// BenchmarkAddCertificate: the journal's share of one certificate, many at once.
+func BenchmarkAddCertificate(b *testing.B) {
+	for _, at := range []int{1, 64, 256} {
+		b.Run(fmt.Sprint("at once=", at), func(b *testing.B) {
+			s := open(b, filepath.Join(b.TempDir(), "fleet.db"))
+			if _, _, err := s.Enroll(b.Context(), registry.Device{ID: killDevice, EKName: []byte("ek")}); err != nil {
+				b.Fatal(err)
+			}
+			if err := s.SetState(b.Context(), killDevice, registry.Active, "alice", "", time.Unix(1, 0)); err != nil {
+				b.Fatal(err)
+			}
+			der := make([]byte, 700)
+			var serial atomic.Int64
+			b.SetParallelism(at)
+			b.RunParallel(func(p *testing.PB) {
+				for p.Next() {
+					err := s.AddCertificate(b.Context(), registry.Certificate{
+						Serial: fmt.Sprintf("%032x", uint64(serial.Add(1))*0x9e3779b97f4a7c15), Device: killDevice, Identity: killDevice, Profile: "full", SPKI: fmt.Sprintf("%064x", 1),
+						NotAfter: time.Unix(1000, 0), IssuedAt: time.Unix(1, 0), DER: der,
+					}, "")
+					if err != nil {
+						b.Error(err)
+					}
+				}
+			})
 		})
 	}
 }

@@ -3,7 +3,6 @@ package registry
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -16,24 +15,41 @@ func scanCertificate(r row) (c Certificate, err error) {
 	return c, err
 }
 
+// issuing holds the statements of AddCertificate, parsed once: that is half of what
+// a certificate costs the journal.
+type issuing struct{ add, show *sql.Stmt }
+
+func (s *Store) prepareIssuing(ctx context.Context) (err error) {
+	s.issuing.add, err = s.writer.PrepareContext(ctx, `INSERT INTO certificates (`+certificateColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, '', $9)`)
+	if err != nil {
+		return fmt.Errorf("prepare statement: %w", err)
+	}
+	s.issuing.show, err = s.writer.PrepareContext(ctx, `UPDATE devices SET cert_serial = $2, cert_profile = $3, cert_not_before = $4, cert_not_after = $5
+		WHERE id = $1 AND state IN ('active', 'quarantined')`)
+	if err != nil {
+		return fmt.Errorf("prepare statement: %w", err)
+	}
+	return nil
+}
+
 // AddCertificate writes c into the journal; only then may it be handed out.
 // With a ticket, that is consumed in the same transaction, as of c.IssuedAt:
-// ErrNotFound if it can't be. ErrState if the device is Pending or Revoked; which
+// ErrNotFound if it can't be. ErrState if the device is Pending or out; which
 // profile it may have is the gate's decision. A certificate of the fleet's own
 // has Device "".
 func (s *Store) AddCertificate(ctx context.Context, c Certificate, ticket string) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
+	err := s.writeShared(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if ticket != "" {
 			if err := consumeTicket(ctx, tx, ticket, c.Device, c.IssuedAt); err != nil {
 				return fmt.Errorf("consume ticket: %w", err)
 			}
 		}
 		if c.Device != "" {
-			if err := showCertificate(ctx, tx, c); err != nil {
+			if err := s.showCertificate(ctx, tx, c); err != nil {
 				return err
 			}
 		}
-		_, err := exec(ctx, tx, `INSERT INTO certificates (`+certificateColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, '', $9)`,
+		_, err := tx.StmtContext(ctx, s.issuing.add).ExecContext(ctx,
 			c.Serial, c.Device, c.Identity, c.Profile, c.SPKI, ms(c.NotBefore), ms(c.NotAfter), ms(c.IssuedAt), c.DER)
 		return err
 	})
@@ -46,10 +62,12 @@ func (s *Store) AddCertificate(ctx context.Context, c Certificate, ticket string
 
 // showCertificate puts c into its device's row. Check and change are one
 // statement: a revocation comes either before, or after and finds c.
-func showCertificate(ctx context.Context, tx *sql.Tx, c Certificate) error {
-	err := execOne(ctx, tx, `UPDATE devices SET cert_serial = $2, cert_profile = $3, cert_not_before = $4, cert_not_after = $5
-		WHERE id = $1 AND state IN ('active', 'quarantined')`, c.Device, c.Serial, c.Profile, ms(c.NotBefore), ms(c.NotAfter))
-	if !errors.Is(err, ErrNotFound) {
+func (s *Store) showCertificate(ctx context.Context, tx *sql.Tx, c Certificate) error {
+	done, err := tx.StmtContext(ctx, s.issuing.show).ExecContext(ctx, c.Device, c.Serial, c.Profile, ms(c.NotBefore), ms(c.NotAfter))
+	if err != nil {
+		return err
+	}
+	if n, err := done.RowsAffected(); err != nil || n == 1 {
 		return err
 	}
 	state, err := one(ctx, tx, scanString, `SELECT state FROM devices WHERE id = $1`, c.Device)
@@ -83,8 +101,7 @@ func (s *Store) Certificates(ctx context.Context, device string) ([]Certificate,
 func (s *Store) RevokeCertificates(ctx context.Context, device, except, reason string, now time.Time) ([]string, error) {
 	var serials []string
 	err := s.write(ctx, func(tx *sql.Tx) (err error) {
-		serials, err = list(ctx, tx, scanString, `UPDATE certificates SET revoked_at = $1, reason = $2
-			WHERE device = $3 AND serial <> $4 AND revoked_at = 0 AND not_after > $1 RETURNING serial`, ms(now), clean(reason, maxText), device, except)
+		serials, err = revokeCertificates(ctx, tx, device, except, reason, now)
 		return err
 	})
 	if err != nil {
@@ -92,6 +109,11 @@ func (s *Store) RevokeCertificates(ctx context.Context, device, except, reason s
 	}
 	s.changed(device)
 	return serials, nil
+}
+
+func revokeCertificates(ctx context.Context, tx *sql.Tx, device, except, reason string, now time.Time) ([]string, error) {
+	return list(ctx, tx, scanString, `UPDATE certificates SET revoked_at = $1, reason = $2
+		WHERE device = $3 AND serial <> $4 AND revoked_at = 0 AND not_after > $1 RETURNING serial`, ms(now), clean(reason, maxText), device, except)
 }
 
 // IsRevoked says whether the certificate was revoked. An unknown serial is

@@ -96,27 +96,29 @@ func (s *Store) Touch(ctx context.Context, id, software string, at time.Time) er
 // change means for certificates is the caller's work (RevokeCertificates).
 func (s *Store) SetState(ctx context.Context, id, state, by, reason string, at time.Time) error {
 	switch state {
-	case Pending, Active, Quarantined, Revoked:
+	case Pending, Active, Quarantined, Revoked, Decommissioned:
 	default:
 		return fmt.Errorf("set state of device %s: %q is no state", id, state)
 	}
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		err := execOne(ctx, tx, `UPDATE devices SET state = $2,
-			approved_by = CASE WHEN $2 = 'active' AND approved_at = 0 THEN $3 ELSE approved_by END,
-			approved_at = CASE WHEN $2 = 'active' AND approved_at = 0 THEN $4 ELSE approved_at END WHERE id = $1`, id, state, clean(by, maxClaim), ms(at))
-		if err != nil {
-			return err
-		}
-		if err := leaveService(ctx, tx, id, state); err != nil {
-			return err
-		}
-		return addAudit(ctx, tx, AuditEntry{At: at, By: by, Action: "state." + state, Device: id, Text: reason})
-	})
+	err := s.write(ctx, func(tx *sql.Tx) error { return setState(ctx, tx, id, state, by, reason, at) })
 	if err != nil {
 		return fmt.Errorf("set state of device %s: %w", id, err)
 	}
 	s.changed(id)
 	return nil
+}
+
+func setState(ctx context.Context, tx *sql.Tx, id, state, by, reason string, at time.Time) error {
+	err := execOne(ctx, tx, `UPDATE devices SET state = $2,
+		approved_by = CASE WHEN $2 = 'active' AND approved_at = 0 THEN $3 ELSE approved_by END,
+		approved_at = CASE WHEN $2 = 'active' AND approved_at = 0 THEN $4 ELSE approved_at END WHERE id = $1`, id, state, clean(by, maxClaim), ms(at))
+	if err != nil {
+		return err
+	}
+	if err := leaveService(ctx, tx, id, state); err != nil {
+		return err
+	}
+	return addAudit(ctx, tx, AuditEntry{At: at, By: by, Action: "state." + state, Device: id, Text: reason})
 }
 
 // Device returns one; ErrNotFound if there is none.

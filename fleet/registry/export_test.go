@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strings"
 )
 
 // Durability returns the writer's journal_mode and synchronous.
@@ -37,4 +38,46 @@ func (s *Store) Fill(ctx context.Context, n int) error {
 		}
 		return nil
 	})
+}
+
+// MigrateTo brings the database at path to the schema of an earlier release.
+func MigrateTo(ctx context.Context, path string, version int) error {
+	db, err := sql.Open("sqlite", sqliteDSN(path, false))
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	names := strings.NewReplacer("{TEXT}", sqlite.text, "{BLOB}", sqlite.blob, "{ID}", sqlite.id)
+	statements := []string{`CREATE TABLE schema_version (version BIGINT NOT NULL)`, fmt.Sprintf(`INSERT INTO schema_version (version) VALUES (%d)`, version)}
+	for _, step := range migrations()[:version] {
+		statements = append(statements, step...)
+	}
+	for _, statement := range statements {
+		if _, err := db.ExecContext(ctx, names.Replace(statement)); err != nil {
+			return err
+		}
+	}
+	_, err = db.ExecContext(ctx, `INSERT INTO devices (id, model, hostname, hostname_key, software, state, ek_name, ek_verified, grade, grade_at, created,
+		approved_at, approved_by, last_seen, cert_serial, cert_profile, cert_not_before, cert_not_after)
+		VALUES ('gw-aaaaaaaaaaaaaaaa', 'box', '', '', '1.0', 'active', x'01', 0, '', 0, 1, 1, 'alice', 0, '', '', 0, 0)`)
+	if err == nil {
+		_, err = db.ExecContext(ctx, `INSERT INTO tickets (id, device, secret_hash, csr_hash, key_hash, ak_public, expires)
+			VALUES ('t', 'gw-aaaaaaaaaaaaaaaa', zeroblob(32), zeroblob(32), 'k', x'02', 2000000)`)
+	}
+	return err
+}
+
+// Room leaves the database so many pages to grow by, as a full disk does; -1 takes
+// the bound away.
+func (s *Store) Room(ctx context.Context, pages int) error {
+	most := 1 << 30
+	if pages >= 0 {
+		var now int
+		if err := s.writer.QueryRowContext(ctx, `PRAGMA page_count`).Scan(&now); err != nil {
+			return err
+		}
+		most = now + pages
+	}
+	_, err := s.writer.ExecContext(ctx, fmt.Sprintf(`PRAGMA max_page_count = %d`, most))
+	return err
 }

@@ -161,20 +161,22 @@ func (s *Store) AddFirmware(ctx context.Context, model, name, hash string, set j
 	if hash == "" {
 		return errors.New("add firmware: its hash is missing")
 	}
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		if _, err := exec(ctx, tx, `UPDATE firmware_seen SET approved = 1 WHERE model = $1 AND hash = $2`, model, hash); err != nil {
-			return err
-		}
-		n, err := exec(ctx, tx, `INSERT INTO firmware (model, hash, name, body, added_by, at) VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (model, hash) DO NOTHING`, model, hashHex(set), clean(name, maxClaim), []byte(set), clean(by, maxClaim), ms(now))
-		if err != nil || n == 0 {
-			return err
-		}
-		return addAudit(ctx, tx, AuditEntry{At: now, By: by, Action: "firmware.approve", Text: "model " + model + ": " + name})
-	})
+	err := s.write(ctx, func(tx *sql.Tx) error { return addFirmware(ctx, tx, FirmwareRecord{model, name, hash, set}, by, now) })
 	if err != nil {
 		return fmt.Errorf("add firmware of model %s: %w", model, err)
 	}
 	s.changed("")
 	return nil
+}
+
+func addFirmware(ctx context.Context, tx *sql.Tx, f FirmwareRecord, by string, now time.Time) error {
+	if _, err := exec(ctx, tx, `UPDATE firmware_seen SET approved = 1 WHERE model = $1 AND hash = $2`, f.Model, f.Hash); err != nil {
+		return err
+	}
+	n, err := exec(ctx, tx, `INSERT INTO firmware (model, hash, name, body, added_by, at) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (model, hash) DO NOTHING`, f.Model, hashHex(f.Set), clean(f.Name, maxClaim), []byte(f.Set), clean(by, maxClaim), ms(now))
+	if err != nil || n == 0 {
+		return err
+	}
+	return addAudit(ctx, tx, AuditEntry{At: now, By: by, Action: "firmware.approve", Text: "model " + f.Model + ": " + f.Name})
 }

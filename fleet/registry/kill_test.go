@@ -4,26 +4,35 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/gatewarden/gatewarden/fleet/registry"
 )
 
 const (
-	killPath   = "GATEWARDEN_TEST_KILL_DB" // set in the child: the database it writes to
+	killPath   = "GATEWARDEN_TEST_KILL_DB"   // set in the child: the database it writes to
+	killWhat   = "GATEWARDEN_TEST_KILL_WHAT" // set in the child: "issue" instead of messages
 	killDevice = "gw-aaaaaaaaaaaaaaaa"
 )
 
 // TestMain lets the kill test run this binary as the server that dies.
 func TestMain(m *testing.M) {
 	if path := os.Getenv(killPath); path != "" {
-		if err := acceptForEver(path); err != nil {
+		forEver := acceptForEver
+		if os.Getenv(killWhat) == "issue" {
+			forEver = issueForEver
+		}
+		if err := forEver(path); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -127,4 +136,87 @@ func runAndKill(t *testing.T, path string, acked uint64, n int) uint64 {
 		t.Fatalf("the server ended by itself after %d messages: %v", fresh, err)
 	}
 	return seen
+}
+
+// issueForEver journals certificates, sixteen at a time and each by a ticket, and
+// prints the number of each that may leave.
+func issueForEver(path string) error {
+	s, err := registry.OpenSQLite(path)
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if _, _, err := s.Enroll(ctx, registry.Device{ID: killDevice, EKName: []byte("ek")}); err != nil {
+		return err
+	}
+	if err := s.SetState(ctx, killDevice, registry.Active, "alice", "", time.Unix(1, 0)); err != nil {
+		return err
+	}
+	var next atomic.Uint64
+	next.Store(uint64(time.Now().UnixNano())) // above all of the runs before
+	var group errgroup.Group
+	for range 16 {
+		group.Go(func() error {
+			for {
+				n := strconv.FormatUint(next.Add(1), 10)
+				if err := s.PutTicket(ctx, registry.Ticket{ID: n, Device: killDevice, AKPublic: []byte("ak"), Expires: time.Unix(2000, 0)}); err != nil {
+					return err
+				}
+				c := registry.Certificate{Serial: n, Device: killDevice, NotAfter: time.Unix(2000, 0), IssuedAt: time.Unix(1000, 0), DER: []byte(n)}
+				if err := s.AddCertificate(ctx, c, n); err != nil {
+					return err
+				}
+				fmt.Println(n)
+			}
+		})
+	}
+	return group.Wait()
+}
+
+func TestCertificateThatLeftIsInTheJournalAfterAPowerCut(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "fleet.db")
+	t.Setenv(killWhat, "issue")
+	var left []string
+	for round := range 4 {
+		left = append(left, issueAndKill(t, path, 20+13*round)...)
+	}
+	s := open(t, path)
+	for _, serial := range left {
+		c, err := s.Certificate(t.Context(), serial)
+		if err != nil || string(c.DER) != serial {
+			t.Errorf("certificate %s left and is not in the journal: %v", serial, err)
+		}
+		if _, err := s.Ticket(t.Context(), serial, time.Unix(1000, 0)); !errors.Is(err, registry.ErrNotFound) {
+			t.Errorf("its ticket is good still: %v", err)
+		}
+	}
+}
+
+// issueAndKill starts the server, kills it after n certificates, and returns those
+// that left.
+func issueAndKill(t *testing.T, path string, n int) (left []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0])
+	cmd.Env = append(os.Environ(), killPath+"="+path)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if left = append(left, lines.Text()); len(left) == n {
+			if err := cmd.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := cmd.Wait(); len(left) < n || err == nil {
+		t.Fatalf("the server ended by itself after %d certificates: %v", len(left), err)
+	}
+	return left
 }

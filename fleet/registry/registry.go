@@ -21,7 +21,7 @@ import (
 var (
 	ErrNotFound = errors.New("not found")                      // unknown, consumed, expired, or another device's: which one stays untold
 	ErrConflict = errors.New("belongs to another TPM")         // a device id is bound to its EK for ever
-	ErrState    = errors.New("not in the device's state")      // AddCertificate: the device is Pending or Revoked
+	ErrState    = errors.New("not in the device's state")      // AddCertificate: the device is Pending or out; Admit: it isn't Pending
 	ErrTooNew   = errors.New("database is of a newer version") // OpenSQLite: made by a later release than this one
 )
 
@@ -30,8 +30,13 @@ const (
 	Pending     = "pending" // enrolled, not approved
 	Active      = "active"
 	Quarantined = "quarantined" // not trusted: holds a quarantine certificate at most
-	Revoked     = "revoked"     // gets nothing more
+	Revoked     = "revoked"     // shut out: gets nothing more
+
+	Decommissioned = "decommissioned" // left in good order: gets nothing more, unless it is transferred
 )
+
+// Out says that a device in this state is no part of the fleet any more.
+func Out(state string) bool { return state == Revoked || state == Decommissioned }
 
 // Severities of an event.
 const (
@@ -46,7 +51,7 @@ type Device struct {
 	Model         string // hardware model: the device's claim until it was approved
 	Hostname      string // a claim
 	Software      string // agent version: a claim
-	State         string // Pending, Active, Quarantined, Revoked
+	State         string // Pending, Active, Quarantined, Revoked, Decommissioned
 	EKName        []byte // TPM name of the EK; never changes
 	EKPublic      []byte // TPMT_PUBLIC
 	EKCertificate []byte // DER, nil if the chip has none
@@ -101,7 +106,59 @@ type Ticket struct {
 	CSRHash    [32]byte // SHA-256 of the CSR in DER
 	Key        string   // SHA-256 (hex) of the operational key's SubjectPublicKeyInfo
 	AKPublic   []byte   // TPMT_PUBLIC
+	Token      string   // id of the one-time token that came with the request, "" if none
 	Expires    time.Time
+}
+
+// Token admits the one device that uses it first, without a person's further word.
+type Token struct {
+	ID             string
+	SecretHash     [32]byte // SHA-256 of its secret
+	Note           string
+	By             string // who made it
+	Created        time.Time
+	Expires        time.Time
+	AcceptEK       bool // also a device whose TPM maker is not known
+	AcceptFirmware bool // the firmware values that the device shows become a reference
+	RevokedAt      time.Time
+	Device         string // that it admitted, "" while it is unused
+	UsedAt         time.Time
+}
+
+// Kinds of an Allowed entry.
+const (
+	AllowEK     = "ek"     // Value: SHA-256 (hex) of the EK's SubjectPublicKeyInfo
+	AllowSerial = "serial" // Value: serial (hex) of an EK certificate that a known maker signed
+)
+
+// Allowed is an EK whose device a person admitted before it came. Like a token
+// it admits once.
+type Allowed struct {
+	Kind, Value    string
+	Note           string
+	By             string // who added it
+	Created        time.Time
+	AcceptFirmware bool
+	Device         string // that it admitted, "" before
+	UsedAt         time.Time
+}
+
+// Admission is the approval of a pending device with all that it rests on.
+type Admission struct {
+	Device   string
+	By       string // the person whose decision it is
+	Reason   string
+	At       time.Time
+	Token    string   // id of the token that it uses up, or ""
+	Allowed  *Allowed // the entry that it uses up, or nil
+	Firmware *FirmwareRecord
+}
+
+// FirmwareRecord is a set of reference values for one model.
+type FirmwareRecord struct {
+	Model, Name string
+	Hash        string          // attest.FirmwareSet.Hash
+	Set         json.RawMessage // attest.FirmwareSet
 }
 
 // Certificate is one entry of the CA's journal.
@@ -217,7 +274,7 @@ const MaxUpdates = 64
 // device counts as running what its last verdict proved, and once in all the
 // others together: for the update to the release of which it spoke last.
 type ReleaseCount struct {
-	Running                                          int // revoked devices are left out
+	Running                                          int // devices that are out are left out
 	UnderWay, Installed, Failed, Refused, RolledBack int
 }
 

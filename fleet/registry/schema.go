@@ -11,7 +11,7 @@ import (
 // changed once released; the schema's version is their number. {TEXT}, {BLOB}
 // and {ID} are the dialect's.
 func migrations() [][]string {
-	return [][]string{schema1(), updateTables(), proofTables(), firmwareTables()}
+	return [][]string{schema1(), updateTables(), proofTables(), firmwareTables(), admissionTables()}
 }
 
 func migrate(ctx context.Context, db *sql.DB, d dialect) error {
@@ -135,5 +135,19 @@ func updateTables() []string {
 			began BIGINT NOT NULL, ended BIGINT NOT NULL, first_at BIGINT NOT NULL, last_at BIGINT NOT NULL, UNIQUE (device, update_id))`,
 		`CREATE INDEX updates_device ON updates (device, id)`,
 		`CREATE INDEX updates_name ON updates (name, outcome) WHERE latest = 1`,
+	}
+}
+
+// admissionTables: device is who used a token or an entry up, "" while nobody did.
+func admissionTables() []string {
+	return []string{
+		`CREATE TABLE tokens (
+			id {TEXT} PRIMARY KEY, secret_hash {BLOB} NOT NULL, note {TEXT} NOT NULL, created_by {TEXT} NOT NULL,
+			created BIGINT NOT NULL, expires BIGINT NOT NULL, accept_ek INTEGER NOT NULL, accept_firmware INTEGER NOT NULL,
+			revoked_at BIGINT NOT NULL, device {TEXT} NOT NULL, used_at BIGINT NOT NULL)`,
+		`CREATE TABLE allowed (
+			kind {TEXT} NOT NULL, value {TEXT} NOT NULL, note {TEXT} NOT NULL, created_by {TEXT} NOT NULL, created BIGINT NOT NULL,
+			accept_firmware INTEGER NOT NULL, device {TEXT} NOT NULL, used_at BIGINT NOT NULL, PRIMARY KEY (kind, value))`,
+		`ALTER TABLE tickets ADD COLUMN token {TEXT} NOT NULL DEFAULT ''`,
 	}
 }

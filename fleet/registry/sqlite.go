@@ -46,6 +46,9 @@ func OpenSQLite(path string) (*Store, error) {
 	if err := migrate(context.Background(), s.writer, sqlite); err != nil {
 		return nil, errors.Join(fmt.Errorf("open registry %s: %w", path, err), s.Close())
 	}
+	if err := s.prepareIssuing(context.Background()); err != nil {
+		return nil, errors.Join(fmt.Errorf("open registry %s: %w", path, err), s.Close())
+	}
 	return s, nil
 }
 

@@ -17,6 +17,9 @@ type Store struct {
 	writer *sql.DB
 	reader *sql.DB
 	watch  watch
+	batch  batch
+
+	issuing issuing
 }
 
 // dialect is all that differs between databases.

@@ -102,7 +102,7 @@ func releaseQuery(names int) string {
 		in[i] = "$" + strconv.Itoa(i+1)
 	}
 	list := "(" + strings.Join(in, ", ") + ")"
-	return `SELECT running, 'running', COUNT(*) FROM devices WHERE running IN ` + list + ` AND state <> 'revoked' GROUP BY running
+	return `SELECT running, 'running', COUNT(*) FROM devices WHERE running IN ` + list + ` AND state NOT IN ('revoked', 'decommissioned') GROUP BY running
 		UNION ALL SELECT name, outcome, COUNT(*) FROM updates WHERE latest = 1 AND name IN ` + list + `
 		AND outcome IN ('', 'installed', 'failed', 'refused', 'rolled-back') GROUP BY name, outcome`
 }

@@ -9,7 +9,7 @@ import (
 // GateFor says what certificate a device may have.
 func GateFor(grade attest.Grade, state string) wire.Gate {
 	switch {
-	case state == registry.Revoked:
+	case registry.Out(state):
 		return wire.GateRevoked
 	case grade == attest.Trusted:
 		return wire.GateFull

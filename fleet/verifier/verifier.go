@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -25,14 +26,16 @@ import (
 // NonceLife is how long a challenge may be answered.
 const NonceLife = 2 * time.Minute
 
-// Config of a Verifier. All fields are required.
+// Config of a Verifier. All fields but Results and IMA are required.
 type Config struct {
 	Registry *registry.Store
 	Fleet    string
 	Policy   func() *attest.Policy // the signed policy in force
 	Now      func() time.Time
 	Fell     func(device string) // device is not trusted any more: end its sessions
+	Results  *ear.Issuer         // tells others; nil: nobody is told
 	Log      *slog.Logger
+	IMA      *attest.IMAReference // which files may be read and run; nil: IMA lists are replayed only
 }
 
 // logCache is how many bytes of parsed event logs are kept in memory.
@@ -63,6 +66,8 @@ type memory struct {
 	Attest   attest.Memory `json:"attest"`
 	EventLog string        `json:"event_log"`        // digest (hex) of the log last seen
 	Doubts   int           `json:"doubts,omitempty"` // quotes in a row that named another health report than the newest
+	Answer   *answer       `json:"answer,omitempty"` // behind the last verdict
+	Policy   string        `json:"policy,omitempty"` // by which that one was judged
 }
 
 // Channel is what brought the evidence. The keys that evidence claims must belong
@@ -92,6 +97,9 @@ func (v *Verifier) Challenge(ctx context.Context, device string) (wire.Challenge
 	}
 	if v.holds(ctx, m.EventLog) {
 		c.EventLog = m.EventLog
+	}
+	if size, digest, ok := m.Attest.IMA.Held(v.IMA); ok {
+		c.IMALog = &wire.Held{Size: size, Digest: digest.String()}
 	}
 	return c, nil
 }
@@ -152,14 +160,15 @@ func (v *Verifier) appraise(ctx context.Context, device string, channel Channel,
 			return wire.Verdict{}, fmt.Errorf("store event log: %w", err)
 		}
 	}
+	m.Policy = expect.Policy.ID()
 	return v.conclude(ctx, d, channel, m, ev, result, now)
 }
 
 // expect gathers what is known of the device.
 func (v *Verifier) expect(ctx context.Context, d registry.Device, channel Channel, nonce []byte, m *attest.Memory, now time.Time) (attest.Expect, error) {
 	e := attest.Expect{
-		Fleet: v.Fleet, Device: d.ID, Nonce: nonce, AK: d.AKPublic, Channel: channel.Key,
-		Policy: v.Policy(), Last: m, Now: now, Logs: v.logs,
+		Fleet: v.Fleet, Device: d.ID, Model: d.Model, Nonce: nonce, AK: d.AKPublic, Channel: channel.Key,
+		Policy: v.Policy(), Last: m, Now: now, Logs: v.logs, IMA: v.IMA,
 	}
 	certificates, err := v.Registry.Certificates(ctx, d.ID)
 	if err != nil {
@@ -176,18 +185,23 @@ func (v *Verifier) expect(ctx context.Context, d registry.Device, channel Channe
 	if e.Report, err = v.report(ctx, d.ID, now); err != nil {
 		return e, err
 	}
-	sets, err := v.Registry.Firmware(ctx, d.Model)
+	e.Firmware, err = approved(ctx, v.Registry, d.Model)
+	return e, err
+}
+
+// approved are the firmware sets that operators approved for a model.
+func approved(ctx context.Context, store *registry.Store, model string) ([]attest.FirmwareSet, error) {
+	raws, err := store.Firmware(ctx, model)
 	if err != nil {
-		return e, fmt.Errorf("read firmware sets: %w", err)
+		return nil, fmt.Errorf("read firmware sets: %w", err)
 	}
-	for _, raw := range sets {
-		var set attest.FirmwareSet
-		if err := json.Unmarshal(raw, &set); err != nil {
-			return e, fmt.Errorf("decode firmware set of %s: %w", d.Model, err)
+	sets := make([]attest.FirmwareSet, len(raws))
+	for i, raw := range raws {
+		if err := json.Unmarshal(raw, &sets[i]); err != nil {
+			return nil, fmt.Errorf("decode firmware set of %s: %w", model, err)
 		}
-		e.Firmware = append(e.Firmware, set)
 	}
-	return e, nil
+	return sets, nil
 }
 
 // conclude stores the verdict with all that follows from it, then tells.
@@ -213,13 +227,14 @@ func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Chan
 	}
 	return wire.Verdict{
 		Version: 1, Device: d.ID, Nonce: ev.Nonce, Issued: now.UTC(), Grade: string(r.Grade()), Gate: gate,
-		Explanation: r.Explanation(), Renew: mustRenew(channel.Identity, gate),
+		Explanation: r.Explanation(), Renew: mustRenew(channel.Identity, gate), Result: v.tell(d, m.Policy, ev.Nonce, r, now),
 	}, nil
 }
 
 func (v *Verifier) record(d registry.Device, m memory, ev attest.Evidence, r *attest.Result, now time.Time) (registry.Verdict, error) {
 	m.Attest = *r.Remember(&m.Attest)
 	m.EventLog = hex.EncodeToString(ev.EventLog.Digest[:])
+	m.Answer = answerOf(ev, r)
 	rules, err := json.Marshal(r.Rules())
 	if err != nil {
 		return registry.Verdict{}, fmt.Errorf("encode rules: %w", err)

@@ -47,12 +47,12 @@ func tiles(counts []registry.Count, current registry.Filter) []tile {
 	return out
 }
 
-// tally is the fleet by verdict; revoked devices are no part of it.
+// tally is the fleet by verdict; devices that are out are no part of it.
 type tally struct{ all, trusted, degraded, untrusted, unjudged, pending int }
 
 func tallyOf(counts []registry.Count) (t tally) {
 	for _, c := range counts {
-		if c.State == registry.Revoked {
+		if registry.Out(c.State) {
 			continue
 		}
 		t.all += c.N

@@ -11,7 +11,7 @@ import (
 )
 
 func states() []string {
-	return []string{registry.Pending, registry.Active, registry.Quarantined, registry.Revoked}
+	return []string{registry.Pending, registry.Active, registry.Quarantined, registry.Revoked, registry.Decommissioned}
 }
 
 // grades are from worst to best, as an operator wants them.

@@ -121,7 +121,7 @@ func emptyWords(f registry.Filter) string {
 // urgency orders a list by what an operator has to look at first.
 func urgency(d registry.Device) int {
 	switch {
-	case d.State == registry.Revoked:
+	case registry.Out(d.State):
 		return 5
 	case d.Grade == string(attest.Untrusted) || d.State == registry.Quarantined:
 		return 0
@@ -142,7 +142,7 @@ func viewRow(d registry.DeviceRow, now time.Time) row {
 		Running: orDash(plain(d.Running)), Update: updateNote(d.Device),
 	}
 	switch {
-	case d.State == registry.Revoked && d.CertSerial != "":
+	case registry.Out(d.State) && d.CertSerial != "":
 		r.Life = life{Tone: toneIdle, Words: "revoked"}
 	case d.CertSerial == "":
 		r.Life = life{Tone: toneIdle, Words: "none yet"}

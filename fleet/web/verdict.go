@@ -49,7 +49,7 @@ func viewVerdict(d registry.Device, last registry.Verdict, now time.Time) verdic
 		}
 	}
 	switch {
-	case d.State == registry.Revoked:
+	case registry.Out(d.State):
 		v.Mark, v.Gate = stateMark(d.State), ""
 		v.Said, v.Rule = proseOf("This gateway was taken out of the fleet. It gets no certificate and can't connect."), ""
 	case d.State == registry.Pending:

@@ -45,6 +45,8 @@ func stateMark(state string) mark {
 		return mark{toneBad, "bad", "Quarantined"}
 	case registry.Revoked:
 		return mark{toneIdle, "stop", "Revoked"}
+	case registry.Decommissioned:
+		return mark{toneIdle, "stop", "Decommissioned"}
 	}
 	return mark{toneIdle, "idle", plain(state)}
 }

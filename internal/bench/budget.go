@@ -54,7 +54,7 @@ func buildDevice(ctx context.Context, out string, env ...string) error {
 	if err != nil {
 		return fmt.Errorf("read build flags: %w", err)
 	}
-	args := append([]string{"build", "-trimpath", "-ldflags=-s -w -funcalign=16", "-o", out}, strings.Fields(string(flags))...)
+	args := append([]string{"build", "-trimpath", "-ldflags=-s -w -funcalign=4", "-o", out}, strings.Fields(string(flags))...)
 	cmd := exec.CommandContext(ctx, "go", append(args, "./"+source)...)
 	cmd.Env = append(append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux"), env...)
 	if text, err := cmd.CombinedOutput(); err != nil {

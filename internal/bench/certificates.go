@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,8 +22,9 @@ import (
 
 const (
 	minIssueShare = 0.8
+	issueTurns    = 5
 	issueRounds   = 1500
-	issueAtOnce   = 64 // requests that wait for one commit together
+	issueAtOnce   = 256 // requests that are in the server at a time
 )
 
 // issuing compares certificates that were issued and journalled with the
@@ -54,6 +56,7 @@ func issuing(ctx context.Context) (figure, error) {
 	const identity = "gw-aaaaaaaaaaaaaaaa"
 	issue := func(journal bool) func() error {
 		return func() error {
+			now := time.Now()
 			leaf, _, err := authority.Issue(ca.Full, identity, key.Public(), now, time.Hour)
 			if err != nil || !journal {
 				return err
@@ -65,25 +68,45 @@ func issuing(ctx context.Context) (figure, error) {
 			}, "")
 		}
 	}
-	floor, err := rate(issue(false))
-	if err != nil {
-		return figure{}, err
+	// By turns, and the best of each: what else this machine does hits both alike.
+	floor, ours := effort{cpu: time.Hour, clock: time.Hour}, effort{cpu: time.Hour, clock: time.Hour}
+	for range issueTurns {
+		for best, f := range map[*effort]func() error{&floor: issue(false), &ours: issue(true)} {
+			c, err := effortOf(f)
+			if err != nil {
+				return figure{}, err
+			}
+			best.cpu, best.clock = min(best.cpu, c.cpu), min(best.clock, c.clock)
+		}
 	}
-	ours, err := rate(issue(true))
-	if err != nil {
-		return figure{}, err
-	}
-	return figure{text: fmt.Sprintf("%.2fx of the floor (%.0f/s of %.0f/s)", ours/floor, ours, floor), over: ours < minIssueShare*floor}, nil
+	share := floor.cpu.Seconds() / ours.cpu.Seconds()
+	return figure{
+		text: fmt.Sprintf("%.2fx of the floor (%d us of processor for %d us; by the clock %.2fx)", share, ours.cpu.Microseconds(), floor.cpu.Microseconds(), floor.clock.Seconds()/ours.clock.Seconds()),
+		over: share < minIssueShare,
+	}, nil
 }
 
-// rate is how often a second f was done, many at once.
-func rate(f func() error) (float64, error) {
+// effort is what one call takes: of the processor, and by the clock, which waits for
+// the disk and for whatever else runs here.
+type effort struct{ cpu, clock time.Duration }
+
+func effortOf(f func() error) (effort, error) {
 	var group errgroup.Group
 	group.SetLimit(issueAtOnce)
-	began := time.Now()
+	runtime.GC()
+	began, used := time.Now(), cpuTime()
 	for range issueRounds {
 		group.Go(f)
 	}
 	err := group.Wait()
-	return issueRounds / time.Since(began).Seconds(), err
+	return effort{(cpuTime() - used) / issueRounds, time.Since(began) / issueRounds}, err
+}
+
+// cpuTime is what this process has used.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

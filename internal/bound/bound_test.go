@@ -28,14 +28,16 @@ func TestEventIsTheEntryBehindItsHeadOrNothing(t *testing.T) {
 		t.Fatalf("prev %q, %v", prev, err)
 	}
 	for name, alter := range map[string]func(*wire.Event){
-		"name":            func(e *wire.Event) { e.Name = "a.d" },
-		"text":            func(e *wire.Event) { e.Text = "three" },
-		"index":           func(e *wire.Event) { e.Index = 3 },
-		"head":            func(e *wire.Event) { e.Head = first.Head },
-		"entry":           func(e *wire.Event) { e.Entry = first.Entry },
-		"no entry":        func(e *wire.Event) { e.Entry = nil },
-		"a byte behind":   func(e *wire.Event) { e.Entry = append(e.Entry[:len(e.Entry):len(e.Entry)], ' ') },
-		"text and entry":  func(e *wire.Event) { e.Text, e.Entry = "six", []byte(strings.Replace(string(e.Entry), "two", "six", 1)) },
+		"name":          func(e *wire.Event) { e.Name = "a.d" },
+		"text":          func(e *wire.Event) { e.Text = "three" },
+		"index":         func(e *wire.Event) { e.Index = 3 },
+		"head":          func(e *wire.Event) { e.Head = first.Head },
+		"entry":         func(e *wire.Event) { e.Entry = first.Entry },
+		"no entry":      func(e *wire.Event) { e.Entry = nil },
+		"a byte behind": func(e *wire.Event) { e.Entry = append(e.Entry[:len(e.Entry):len(e.Entry)], ' ') },
+		"text and entry": func(e *wire.Event) {
+			e.Text, e.Entry = "six", []byte(strings.Replace(string(e.Entry), "two", "six", 1))
+		},
 		"entry of a list": func(e *wire.Event) { e.Entry = []byte(`[]`) },
 	} {
 		altered := second

@@ -43,7 +43,7 @@ func checkBinary(ctx context.Context, root string) (string, error) {
 		return "", err
 	}
 	build := append([]string{"build", "-trimpath"}, flags...)
-	if err := goRun(ctx, root, env, append(build, "-ldflags=-s -w -funcalign=16", "-o", released, "./"+deviceBinary)...); err != nil {
+	if err := goRun(ctx, root, env, append(build, "-ldflags=-s -w -funcalign=4", "-o", released, "./"+deviceBinary)...); err != nil {
 		return "", err
 	}
 	if err := goRun(ctx, root, env, append(build, "-o", symbols, "./"+deviceBinary)...); err != nil {

@@ -151,6 +151,7 @@ func TestAUnitThatLeavesMoreOpenIsRefused(t *testing.T) {
 	_, err := checkUnits(t.Context(), lay(t, files))
 	wantFault(t, err, "gatewarden.service: does not exist",
 		"Unknown key 'ProtectSistem'", "gatewarden-helper.service: exposure is 9.",
+		"Unknown key 'ProtectSistem'", "gatewarden-credentials.service: exposure is 9.",
 		"Unknown key 'ProtectSistem'", "gatewarden-fleet.service: exposure is 9.")
 }
 

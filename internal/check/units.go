@@ -22,6 +22,7 @@ func units() []unit {
 	return []unit{
 		{"packaging/gatewarden/gatewarden.service", 1.5},
 		{"packaging/gatewarden/gatewarden-helper.service", 1.5},
+		{"packaging/gatewarden/gatewarden-credentials.service", 0.3},
 		{"packaging/gatewarden-fleet/gatewarden-fleet.service", 1.2},
 	}
 }

@@ -7,7 +7,7 @@ const (
 	MaxBody         = 64 << 10  // any other MQTT payload or HTTP body
 	MaxTopic        = 256       // an MQTT topic
 	MaxEventLog     = 512 << 10 // a firmware event log
-	MaxIMALog       = 2 << 20   // an IMA list as long as it is sent whole
+	MaxIMALog       = 2 << 20   // a part of an IMA list; what is longer comes in parts
 	MaxCommand      = 16 << 10  // the signed bytes of a command
 	MaxSignature    = 4 << 10   // one armored SSHSIG
 	MaxSignatures   = 16        // signatures on one envelope, count

@@ -32,7 +32,7 @@ func published() map[string]any {
 		"up": wire.Up{}, "health": wire.Health{}, "event": wire.Event{}, "linktest": wire.LinkTest{}, "update": wire.Update{},
 		"envelope": wire.Envelope{}, "command": wire.Command{}, "receipt": wire.Receipt{}, "receipt-body": wire.ReceiptBody{},
 		"enroll-request": wire.EnrollRequest{}, "enroll-challenge": wire.EnrollChallenge{}, "key-proof": wire.KeyProof{}, "problem": wire.Problem{},
-		"evidence": attest.Evidence{}, "claims": attest.Claims{}, "attestation-policy": attest.Policy{},
+		"evidence": attest.Evidence{}, "claims": attest.Claims{}, "attestation-policy": attest.Policy{}, "recorded-evidence": attest.Recorded{},
 		"fleet": policy.Fleet{}, "operators": policy.Operators{}, "release": release.Release{},
 		"helper-request": helperwire.Request{}, "helper-response": helperwire.Response{},
 	}

@@ -45,8 +45,7 @@ func UpTopic(identity string, kind Kind) string {
 	return topicPrefix + identity + "/up/" + string(kind)
 }
 
-// DownTopic is where the fleet publishes kind for identity. Kind "+" subscribes
-// to all of them.
+// DownTopic is where the fleet publishes kind for identity; "+" stands for all kinds.
 func DownTopic(identity string, kind Kind) string {
 	return topicPrefix + identity + "/down/" + string(kind)
 }
@@ -105,8 +104,7 @@ type Up struct {
 	Body    json.RawMessage `json:"body"`
 }
 
-// Hello asks for a challenge. It is the first message of a connection, and sent
-// again when the device wants to be judged anew.
+// Hello asks for a challenge, at the begin of a connection and to be judged anew.
 type Hello struct {
 	Version   int    `json:"v"`         // 1
 	Software  string `json:"software"`  // agent version
@@ -147,8 +145,9 @@ type Verdict struct {
 	Issued      time.Time `json:"issued"`
 	Grade       string    `json:"grade"` // trusted, degraded, untrusted
 	Gate        Gate      `json:"gate"`
-	Explanation []string  `json:"explanation"` // lines; the first is the summary
-	Renew       bool      `json:"renew"`       // the certificate in use is not the one the gate allows: renew now
+	Explanation []string  `json:"explanation"`      // lines; the first is the summary
+	Renew       bool      `json:"renew"`            // the certificate in use is not the one the gate allows: renew now
+	Result      string    `json:"result,omitempty"` // the same for others: a signed attestation result, valid for minutes
 }
 
 // Ack says that the fleet has durably taken in all of Stream up to UpTo.

@@ -50,7 +50,7 @@ func compile(ctx context.Context, s source, program string, t target, file strin
 		return fmt.Errorf("read build flags: %w", err)
 	}
 	args := append([]string{"build", "-trimpath", "-buildvcs=false"}, strings.Fields(string(flags))...)
-	linked := fmt.Sprintf("-s -w -funcalign=16 -X main.version=%s -X main.commit=%s -X main.buildTime=%s", s.described, s.commit, s.time.Format(time.RFC3339))
+	linked := fmt.Sprintf("-s -w -funcalign=4 -X main.version=%s -X main.commit=%s -X main.buildTime=%s", s.described, s.commit, s.time.Format(time.RFC3339))
 	return goTool(ctx, append([]string{"CGO_ENABLED=0", "GOOS=linux"}, t.env...), append(args, "-ldflags", linked, "-o", file, "./cmd/"+program)...)
 }
 

@@ -32,6 +32,8 @@ type Info struct {
 	Counter Counter
 	Storage []byte // Name of the storage key
 	Key     []byte // SubjectPublicKeyInfo of the PCR-policy key whose signatures open it; nil: fixed boots
+	// Recovery is the SubjectPublicKeyInfo of the key that opens it in any boot, or nil.
+	Recovery []byte
 }
 
 // Inspect reads a sealed file without opening it. Errors: tpm.ErrDamaged.
@@ -41,7 +43,7 @@ func Inspect(blob []byte) (Info, error) {
 		return Info{}, err
 	}
 	h := f.Header
-	return Info{Name: h.Name, Unit: h.Unit, Ref: h.Ref, Counter: h.Counter, Storage: h.Storage.Name, Key: h.Key}, nil
+	return Info{Name: h.Name, Unit: h.Unit, Ref: h.Ref, Counter: h.Counter, Storage: h.Storage.Name, Key: h.Key, Recovery: h.Recovery}, nil
 }
 
 func (f *file) encode() ([]byte, error) {

@@ -159,19 +159,42 @@ func Cut(after bool) Fault {
 	}
 }
 
+// PowerCut switches the machine off in the middle of the command.
+func PowerCut(p *Power) Fault {
+	return func(next transport.TPM, command []byte) ([]byte, error) {
+		cut := make(chan error, 1)
+		go func() { cut <- p.Kill() }()
+		response, err := next.Send(command)
+		<-cut
+		return response, err
+	}
+}
+
 // maxSHA256Data is sizeof(TPMT_HA) on a chip whose largest hash is SHA-256.
 const maxSHA256Data = 34
 
 // NewSingleBank makes a chip look as if it knew no hash but SHA-256: it refuses more
-// than 34 bytes of qualifying data in a quote, with TPM_RC_SIZE on parameter 1.
+// than 34 bytes of qualifying data in a quote or certification, with TPM_RC_SIZE on
+// parameter 1.
 func NewSingleBank(next transport.TPM) transport.TPM { return singleBank{next} }
 
 type singleBank struct{ next transport.TPM }
 
 func (s singleBank) Send(command []byte) ([]byte, error) {
-	if len(command) >= headerSize && tpm2.TPMCC(binary.BigEndian.Uint32(command[6:10])) == tpm2.TPMCCQuote {
-		// header, handle, size of the authorisation area, that area, then the data's size
-		at := headerSize + 4 + 4
+	handles := 0
+	if len(command) >= headerSize {
+		switch tpm2.TPMCC(binary.BigEndian.Uint32(command[6:10])) {
+		case tpm2.TPMCCQuote:
+			handles = 1
+		case tpm2.TPMCCCertify:
+			handles = 2
+		case tpm2.TPMCCNVCertify:
+			handles = 3
+		}
+	}
+	if handles > 0 {
+		// header, handles, size of the authorisation area, that area, then the data's size
+		at := headerSize + 4*handles + 4
 		if len(command) >= at {
 			at += int(binary.BigEndian.Uint32(command[at-4:]))
 		}

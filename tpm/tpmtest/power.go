@@ -118,6 +118,22 @@ func (p *Power) Extend(_ context.Context, pcr int, digest [32]byte) error {
 	return nil
 }
 
+// Measurement is one event of a boot.
+type Measurement struct {
+	PCR    int
+	Digest [32]byte
+}
+
+// Boot extends what a boot measures, in order.
+func (p *Power) Boot(ctx context.Context, measurements []Measurement) error {
+	for _, m := range measurements {
+		if err := p.Extend(ctx, m.PCR, m.Digest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Raw is the chip without the resource manager, as /dev/tpm0 is. No client may use
 // Socket at the same time.
 func (p *Power) Raw() transport.TPM { return p.mux }

@@ -87,9 +87,12 @@ func (g *gateway) boot(ctx context.Context, words, trust string) error {
 	if g.power, err = g.chip.PowerOn(ctx); err != nil {
 		return err
 	}
-	// The agent's configuration names the TPM by a path that is always the same.
-	if err := os.Remove(g.tpmSocket()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	// The agent's configuration names the TPM by a path that is always the same. What
+	// the agent noted for the last boot alone is in a /run elsewhere.
+	for _, path := range []string{g.tpmSocket(), g.agentSocket() + ".locked"} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
 	if err := os.Symlink(g.power.Socket, g.tpmSocket()); err != nil {
 		return err

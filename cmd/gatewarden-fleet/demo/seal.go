@@ -24,7 +24,7 @@ func sealed(ctx context.Context, w *world) ([]string, error) {
 	w.secret = make([]byte, 32)
 	_, _ = rand.Read(w.secret) // it can't fail (crypto/rand)
 	for _, g := range w.gateways {
-		if _, err := local.Seal(ctx, g.agentSocket(), secretName, secretUnit, w.secret); err != nil {
+		if _, err := local.Seal(ctx, g.agentSocket(), secretName, local.Sealing{Unit: secretUnit, Data: w.secret}); err != nil {
 			return nil, fmt.Errorf("seal on %s: %w", g.name, err)
 		}
 		if err := w.opens(ctx, g); err != nil {

@@ -146,6 +146,41 @@ func issuanceByState(t *testing.T, s *registry.Store) {
 	must(t, s.AddCertificate(ctx, registry.Certificate{Serial: "5e", Identity: "fleet", Profile: "service", IssuedAt: start(), DER: []byte{1}}, ""))
 }
 
+func issuanceShared(t *testing.T, s *registry.Store) {
+	good, out := active(t, s, 1), active(t, s, 2)
+	must(t, s.Detach(t.Context(), out, registry.Revoked, "bob", "stolen", start()))
+	const n = 100
+	serial := make(chan int, 2*n)
+	for i := range 2 * n {
+		serial <- i
+	}
+	won := race(t, 2*n, func(ctx context.Context) error {
+		i := <-serial
+		// Pairs of a good and a revoked device; every tenth serial comes twice.
+		device := good
+		if i%2 == 1 {
+			device = out
+		}
+		if i%20 == 2 {
+			i -= 2
+		}
+		gone, cancel := context.WithCancel(ctx)
+		if i%6 == 0 {
+			cancel() // nobody waits for it any more: it is journalled or not, but fails no other
+		}
+		defer cancel()
+		return s.AddCertificate(gone, certificateOf(device, fmt.Sprintf("%04x", i)), "")
+	}, func(error) bool { return true })
+	cs, err := s.Certificates(t.Context(), good)
+	must(t, err)
+	if want := n - n/10; won != want || len(cs) != want {
+		t.Errorf("%d succeeded, %d in the journal, want %d", won, len(cs), want)
+	}
+	if cs, err = s.Certificates(t.Context(), out); err != nil || len(cs) != 0 {
+		t.Errorf("%d of a revoked device, %v", len(cs), err)
+	}
+}
+
 func revocation(t *testing.T, s *registry.Store) {
 	ctx := t.Context()
 	id, other := active(t, s, 1), active(t, s, 2)

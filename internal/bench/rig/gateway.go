@@ -77,20 +77,16 @@ func Measure(ctx context.Context, power *tpmtest.Power) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	var measured []tpmtest.Measurement
 	for _, event := range log.Events {
-		if !event.Extends() {
-			continue
-		}
-		if err := power.Extend(ctx, event.PCR, event.Digest); err != nil {
-			return nil, err
+		if event.Extends() {
+			measured = append(measured, tpmtest.Measurement{PCR: event.PCR, Digest: event.Digest})
 		}
 	}
 	for _, phase := range []string{"sysinit", "ready"} {
-		if err := power.Extend(ctx, 11, sha256.Sum256([]byte(phase))); err != nil {
-			return nil, err
-		}
+		measured = append(measured, tpmtest.Measurement{PCR: 11, Digest: sha256.Sum256([]byte(phase))})
 	}
-	return raw, nil
+	return raw, power.Boot(ctx, measured)
 }
 
 func (g *Gateway) startHelper(dir string) error {

@@ -1,0 +1,208 @@
+package attest
+
+import (
+	"crypto/sha256"
+	"encoding"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"slices"
+)
+
+// IMAState is what a verifier keeps of a device's IMA list between appraisals, so
+// that what was replayed is never sent or replayed again. Its encoding has
+// imaStateSize bytes, and a third more as text. The zero value is that of an empty
+// list.
+type IMAState struct {
+	size       int64 // bytes of the list that were replayed
+	entries    uint32
+	violations uint32
+	unlisted   uint32
+	pcr        Digest // PCR 10 after them
+	foreign    bool   // boot_aggregate was not that of the PCRs
+	judged     bool   // by reference
+	pending    bool   // pcr was not quoted yet
+	reference  [16]byte
+	sum        [imaSumSize]byte // SHA-256 of the list so far, as crypto/sha256 keeps it
+}
+
+const (
+	imaSumSize   = 108
+	imaStateSize = 1 + 1 + 8 + 3*4 + 32 + 16 + imaSumSize // bytes
+	maxUnlisted  = 8                                      // files that are named, count
+	maxChecked   = 256                                    // files without leave, behind which signatures are not looked at any more, count
+)
+
+// imaTarget is what a replay is held against.
+type imaTarget struct {
+	quoted    Digest         // PCR 10
+	pcrs      map[int]Digest // for boot_aggregate; nil: it is not judged
+	reference *IMAReference  // nil: files are not judged
+	more      bool           // part is cut: the list goes on
+	sum       hash.Hash      // SHA-256 of the list with the whole part; nil if it is not known yet
+}
+
+// Held says how much of the list need not be sent again: its size in bytes, and
+// SHA-256 over these. It is nothing if reference did not judge them.
+func (s *IMAState) Held(reference *IMAReference) (size int64, digest Digest, ok bool) {
+	if s == nil || s.size == 0 || s.reference != reference.short() {
+		return 0, Digest{}, false
+	}
+	return s.size, Digest(s.hash().Sum(nil)), true
+}
+
+func (s *IMAState) hash() hash.Hash {
+	h := sha256.New()
+	if u, ok := h.(encoding.BinaryUnmarshaler); ok && s.size > 0 {
+		if err := u.UnmarshalBinary(s.sum[:]); err != nil {
+			return sha256.New() // of no list: nobody holds one with that digest
+		}
+	}
+	return h
+}
+
+// replay goes on with part, which follows what s has, up to the quoted value, and
+// returns the state there. s is not changed.
+func (s *IMAState) replay(part []byte, want imaTarget) (IMAFacts, *IMAState, error) {
+	var facts IMAFacts
+	if len(part) > maxIMALog {
+		return facts, nil, fmt.Errorf("replay IMA list: %d bytes, at most %d are allowed", len(part), maxIMALog)
+	}
+	at := *s // runs, while found stays
+	at.judged, at.reference = want.reference != nil, want.reference.short()
+	var found *IMAState
+	if at.pcr == want.quoted {
+		found = &IMAState{}
+		*found = at
+	}
+	c := &cursor{data: part, order: binary.LittleEndian}
+	begin := 0
+	keep := func() *IMAState {
+		kept := at
+		kept.size = s.size + int64(begin)
+		sum := want.sum
+		if sum == nil || begin < len(part) {
+			sum = s.hash()
+			sum.Write(part[:begin])
+		}
+		kept.keepSum(sum)
+		return &kept
+	}
+	var entry imaEntry
+	for begin = 0; c.left() > 0; begin = c.pos {
+		if entry.read(c); c.err != nil {
+			if want.more && c.short {
+				break
+			}
+			return facts, nil, fmt.Errorf("replay IMA list: entry %d: %w", at.entries, c.err)
+		}
+		if entry.pcr != imaPCR {
+			continue
+		}
+		at.take(&entry, &facts, want)
+		if at.pcr == want.quoted {
+			begin = c.pos
+			found = keep()
+		}
+	}
+	switch {
+	case found != nil:
+		found.pending = false
+	case want.more && begin > 0 && s.size+int64(begin) <= maxIMALog:
+		found = keep()
+		found.pending = true
+	default:
+		facts.Entries = uint64(at.entries)
+		return facts, nil, ErrIMAAhead
+	}
+	found.tell(&facts)
+	if !found.pending {
+		facts.Ahead = uint64(at.entries - found.entries)
+	}
+	return facts, found, nil
+}
+
+// take judges one entry and extends it.
+func (s *IMAState) take(e *imaEntry, facts *IMAFacts, want imaTarget) {
+	n := s.entries
+	s.entries++
+	s.pcr = Extend(s.pcr, e.extend())
+	if n == 0 && !e.violation && string(e.path) == "boot_aggregate" {
+		if len(e.digest) == sha256.Size {
+			facts.BootAggregate = Digest(e.digest)
+		}
+		aggregates := bootAggregates(want.pcrs)
+		s.foreign = want.pcrs != nil && len(e.digest) == sha256.Size && !slices.Contains(aggregates[:], facts.BootAggregate)
+		return
+	}
+	if e.violation {
+		s.violations++
+	}
+	if want.reference == nil {
+		return
+	}
+	if s.unlisted >= maxChecked {
+		e.signature = nil // enough is wrong already: no more work for it
+	}
+	if why := want.reference.refuses(e); why != "" {
+		s.unlisted++
+		if len(facts.First) < maxUnlisted {
+			facts.First = append(facts.First, e.describe(uint64(n), why))
+		}
+	}
+}
+
+// tell writes what s knows into facts.
+func (s *IMAState) tell(facts *IMAFacts) {
+	facts.Entries, facts.Violations, facts.Unlisted = uint64(s.entries), uint64(s.violations), uint64(s.unlisted)
+	facts.Foreign, facts.Judged, facts.Pending = s.foreign, s.judged, s.pending
+	facts.First = slices.DeleteFunc(facts.First, func(f IMAFile) bool { return f.Entry >= facts.Entries })
+}
+
+func (s *IMAState) keepSum(h hash.Hash) {
+	if m, ok := h.(encoding.BinaryAppender); ok {
+		if state, err := m.AppendBinary(s.sum[:0]); err != nil || len(state) != imaSumSize {
+			s.sum = [imaSumSize]byte{} // nobody holds a list with that digest: it is sent whole
+		}
+	}
+}
+
+// MarshalText encodes s, 240 characters.
+func (s *IMAState) MarshalText() ([]byte, error) {
+	var flags byte
+	for i, set := range []bool{s.foreign, s.judged, s.pending} {
+		if set {
+			flags |= 1 << i
+		}
+	}
+	out := append(make([]byte, 0, imaStateSize), 1, flags)
+	out = binary.BigEndian.AppendUint64(out, uint64(s.size))
+	for _, n := range []uint32{s.entries, s.violations, s.unlisted} {
+		out = binary.BigEndian.AppendUint32(out, n)
+	}
+	out = append(append(append(out, s.pcr[:]...), s.reference[:]...), s.sum[:]...)
+	return base64.RawStdEncoding.AppendEncode(nil, out), nil
+}
+
+// UnmarshalText takes what MarshalText makes.
+func (s *IMAState) UnmarshalText(text []byte) error {
+	data, err := base64.RawStdEncoding.Strict().AppendDecode(nil, text)
+	if err != nil || len(data) != imaStateSize || data[0] != 1 || data[1] > 7 {
+		return errors.New("decode state of IMA list: it is not one of version 1")
+	}
+	c := &cursor{data: data[2:], order: binary.BigEndian}
+	s.foreign, s.judged, s.pending = data[1]&1 != 0, data[1]&2 != 0, data[1]&4 != 0
+	s.size = int64(c.u64("size"))
+	s.entries, s.violations, s.unlisted = c.u32("entries"), c.u32("violations"), c.u32("unlisted")
+	copy(s.pcr[:], c.take(32, "PCR"))
+	copy(s.reference[:], c.take(16, "reference"))
+	copy(s.sum[:], c.take(imaSumSize, "sum"))
+	return c.end("state")
+}
+
+var (
+	_ encoding.TextMarshaler   = (*IMAState)(nil)
+	_ encoding.TextUnmarshaler = (*IMAState)(nil)
+)

@@ -1,0 +1,104 @@
+package attest
+
+import (
+	"errors"
+	"fmt"
+	"hash"
+	"strings"
+)
+
+// imaPart is what evidence brings of an IMA list.
+type imaPart struct {
+	from  *IMAState // what came before it
+	bytes []byte
+	more  bool      // the list goes on behind it
+	sum   hash.Hash // SHA-256 of the list with bytes
+}
+
+// openIMA wants a list from its begin, or from where the last appraisal read it, that
+// is what the device said it is. A long one may come in parts. It is nil if the
+// machine has none.
+func openIMA(l *Log, e *Expect) (*imaPart, error) {
+	if l.Digest.IsZero() && l.Offset == 0 && len(l.Bytes) == 0 {
+		return nil, nil
+	}
+	part := &imaPart{from: new(IMAState), bytes: l.Bytes}
+	if l.Offset != 0 {
+		var held *IMAState
+		if e.Last != nil {
+			held = e.Last.IMA
+		}
+		if size, _, ok := held.Held(e.IMA); !ok || size != l.Offset {
+			return nil, refuse("log", "the IMA list begins at byte %d, where nothing is held: send it whole unless the challenge names a size", l.Offset)
+		}
+		part.from = held
+	}
+	if len(l.Bytes) > maxIMALog {
+		return nil, refuse("log", "the IMA list has %d bytes, at most %d are allowed", len(l.Bytes), maxIMALog)
+	}
+	part.sum = part.from.hash()
+	part.sum.Write(l.Bytes)
+	if Digest(part.sum.Sum(nil)) != l.Digest {
+		if len(l.Bytes) < minIMAPart {
+			return nil, refuse("log", "the IMA list is not the one that its digest names")
+		}
+		part.more = true
+	}
+	return part, nil
+}
+
+// replayIMA holds the list against PCR 10. One that comes in parts must go on until
+// it is whole, but for a reset: else it would never be judged.
+func (a *appraisal) replayIMA(part *imaPart) {
+	if part == nil {
+		return
+	}
+	facts, state, err := part.from.replay(part.bytes, imaTarget{
+		quoted: a.pcrs[imaPCR], pcrs: a.pcrs, reference: a.expect.IMA, more: part.more, sum: part.sum,
+	})
+	if last := a.expect.Last; err == nil && state.pending && last != nil && last.IMA != nil && last.IMA.pending &&
+		part.from != last.IMA && last.Clock.ResetCount == a.clock.ResetCount {
+		state, err = nil, errors.New("it begins anew although a part of it was sent")
+	}
+	a.facts.IMA, a.imaState, a.imaErr = &facts, state, err
+}
+
+func checkIMA(a *appraisal) (bool, string) {
+	f := a.facts.IMA
+	switch {
+	case f == nil && a.expect.IMA != nil:
+		return false, "IMA: no list was given; which files were run is unknown"
+	case f == nil:
+		return true, "IMA: no list was given; PCR 10 is quoted, not judged"
+	case errors.Is(a.imaErr, ErrIMAAhead):
+		return false, fmt.Sprintf("IMA list is not what the TPM saw: no prefix of its %d entries gives PCR 10, %s", f.Entries, a.pcrs[imaPCR].short())
+	case a.imaErr != nil:
+		return false, "IMA list: " + clean(a.imaErr.Error())
+	case f.Foreign:
+		return false, "IMA list is of another boot: its boot_aggregate is not that of the quoted PCRs 0 to 9"
+	case f.Unlisted > 0:
+		return false, "IMA list: " + unlisted(f)
+	case f.Pending:
+		return true, fmt.Sprintf("IMA list: %d entries of it were sent, and not judged before the rest is", f.Entries)
+	}
+	text := fmt.Sprintf("IMA list replays to PCR 10: %d entries, %d ahead of the quote, %d violations", f.Entries, f.Ahead, f.Violations)
+	if f.Judged {
+		text += "; all files are allowed"
+	}
+	return true, text
+}
+
+func unlisted(f *IMAFacts) string {
+	text := fmt.Sprintf("%d files without leave", f.Unlisted)
+	if f.Unlisted == 1 {
+		text = "one file without leave"
+	}
+	var names []string
+	for _, file := range f.First {
+		names = append(names, fmt.Sprintf("%s (entry %d, PCR 10, %s)", file.Path, file.Entry, file.Why))
+	}
+	if len(names) > 0 {
+		text += ": " + strings.Join(names, ", ")
+	}
+	return text
+}
