@@ -79,3 +79,62 @@ func ExampleParsePolicy() {
 	fmt.Println(err)
 	// Output: parse attestation policy: there is no rule "frimware"; the rules are event-log, pcr-replay, command-line, boot-application, boot-phases, uki-sections, extensions, clock, ima, secure-boot-keys, firmware, firmware-state, secure-boot, health-report
 }
+
+// What a log says is compared with what the TPM at hand holds.
+func ExampleEventLog_Compare() {
+	raw, err := os.ReadFile("../testdata/boot/ovmf-uki.eventlog")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	log, err := attest.ParseEventLog(raw)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	compared, err := log.Compare(attest.AlgSHA256, map[int][]byte{13: make([]byte, 32), 4: make([]byte, 32)})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, c := range compared {
+		fmt.Println("PCR", c.PCR, "replays:", c.OK)
+	}
+	text, covered := log.Events[4].Describe()
+	fmt.Println(text, covered)
+	// Output:
+	// PCR 4 replays: false
+	// PCR 13 replays: true
+	// SecureBoot = 0 true
+}
+
+// An IMA list, here in the kernel's ASCII form, is replayed to PCR 10.
+func ExampleReplayIMA() {
+	line := "10 80255d9c7dad91ef5f21b18560a47642d6f4d653 ima-ng sha256:96d7fae8adb7286a419a88f78c13d35fb782d63df654b7db56f154765698b754 /data\n"
+	list, err := attest.IMAFromText([]byte(line))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	pcr, err := attest.ReplayIMABank(list, attest.AlgSHA256)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	facts, err := attest.ReplayIMA(list, attest.Digest(pcr))
+	fmt.Println(facts.Entries, "entries,", facts.Ahead, "ahead,", err)
+	// Output:
+	// 1 entries, 0 ahead, <nil>
+}
+
+// Files are allowed by a list in the form of sha256sum; SHA-1 is not taken.
+func ExampleNewIMAReference() {
+	list := fmt.Sprintf("%x  /usr/bin/true\n", sha256.Sum256([]byte("program")))
+	_, err := attest.NewIMAReference([]byte(list), nil)
+	fmt.Println(err)
+	_, err = attest.NewIMAReference([]byte("da39a3ee5e6b4b0d3255bfef95601890afd80709  /usr/bin/true\n"), nil)
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// read allow-list: line 1: SHA-1, which can be forged: boot the kernel with ima_hash=sha256 and list SHA-256
+}

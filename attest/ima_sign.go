@@ -71,17 +71,8 @@ func readFileKey(block *pem.Block) (id [4]byte, key fileKey, err error) {
 	if err != nil {
 		return id, nil, err
 	}
-	switch k := public.(type) {
-	case *ecdsa.PublicKey:
-		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
-			return id, nil, fmt.Errorf("curve %s, only P-256 and P-384 are accepted", k.Curve.Params().Name)
-		}
-	case *rsa.PublicKey:
-		if n := k.N.BitLen(); n < 2048 || n > 4096 {
-			return id, nil, fmt.Errorf("RSA of %d bits, 2048 to 4096 are accepted", n)
-		}
-	default:
-		return id, nil, fmt.Errorf("key of type %T", public)
+	if err := checkFileKey(public); err != nil {
+		return id, nil, err
 	}
 	if len(identifier) < len(id) {
 		var info struct {
@@ -98,6 +89,22 @@ func readFileKey(block *pem.Block) (id [4]byte, key fileKey, err error) {
 	return id, public, nil
 }
 
+func checkFileKey(public any) error {
+	switch k := public.(type) {
+	case *ecdsa.PublicKey:
+		if k.Curve != elliptic.P256() && k.Curve != elliptic.P384() {
+			return fmt.Errorf("curve %s, only P-256 and P-384 are accepted", k.Curve.Params().Name)
+		}
+	case *rsa.PublicKey:
+		if n := k.N.BitLen(); n < 2048 || n > 4096 {
+			return fmt.Errorf("RSA of %d bits, 2048 to 4096 are accepted", n)
+		}
+	default:
+		return fmt.Errorf("key of type %T", public)
+	}
+	return nil
+}
+
 // verifyFile checks the signature of an entry. Good ones are remembered: all
 // gateways of a fleet run the same files.
 func (r *IMAReference) verifyFile(e *imaEntry) error {
@@ -112,20 +119,9 @@ func (r *IMAReference) verifyFile(e *imaEntry) error {
 	if hash == 0 {
 		return fmt.Errorf("its signature uses hash %d, not SHA-256, SHA-384 or SHA-512", algorithm)
 	}
-	var digest []byte
-	switch verity := string(e.kind) == "verity"; {
-	case kind == xattrSignature && version == 2 && !verity:
-		if len(e.digest) != hash.Size() {
-			return errors.New("its signature is over another hash than was measured")
-		}
-		digest = e.digest
-	case kind == xattrVerity && version == 3 && verity:
-		h := hash.New()
-		h.Write([]byte{xattrVerity, kernelHash(string(e.algorithm))})
-		h.Write(e.digest)
-		digest = h.Sum(nil)
-	default:
-		return fmt.Errorf("its signature is of kind %d, version %d, which is not read", kind, version)
+	digest, err := e.signed(kind, version, hash)
+	if err != nil {
+		return err
 	}
 	keys := r.keys[[4]byte(id)]
 	if len(keys) == 0 {
@@ -142,6 +138,23 @@ func (r *IMAReference) verifyFile(e *imaEntry) error {
 		}
 	}
 	return errors.New("its signature does not verify")
+}
+
+// signed is the digest that a signature of this kind is over.
+func (e *imaEntry) signed(kind, version uint8, hash crypto.Hash) ([]byte, error) {
+	switch verity := string(e.kind) == "verity"; {
+	case kind == xattrSignature && version == 2 && !verity:
+		if len(e.digest) != hash.Size() {
+			return nil, errors.New("its signature is over another hash than was measured")
+		}
+		return e.digest, nil
+	case kind == xattrVerity && version == 3 && verity:
+		h := hash.New()
+		h.Write([]byte{xattrVerity, kernelHash(string(e.algorithm))})
+		h.Write(e.digest)
+		return h.Sum(nil), nil
+	}
+	return nil, fmt.Errorf("its signature is of kind %d, version %d, which is not read", kind, version)
 }
 
 func verifyDigest(key fileKey, hash crypto.Hash, digest, signature []byte) bool {

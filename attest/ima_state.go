@@ -53,6 +53,9 @@ func (s *IMAState) Held(reference *IMAReference) (size int64, digest Digest, ok 
 	return s.size, Digest(s.hash().Sum(nil)), true
 }
 
+// Pending reports whether more of the list is to come before it can be judged.
+func (s *IMAState) Pending() bool { return s != nil && s.pending }
+
 func (s *IMAState) hash() hash.Hash {
 	h := sha256.New()
 	if u, ok := h.(encoding.BinaryUnmarshaler); ok && s.size > 0 {
@@ -63,65 +66,80 @@ func (s *IMAState) hash() hash.Hash {
 	return h
 }
 
+// imaRun is one replay.
+type imaRun struct {
+	from  *IMAState
+	part  []byte // follows what from has
+	want  imaTarget
+	at    IMAState // after the entries that were read
+	begin int      // of the next entry in part
+	found *IMAState
+	facts IMAFacts
+}
+
 // replay goes on with part, which follows what s has, up to the quoted value, and
 // returns the state there. s is not changed.
 func (s *IMAState) replay(part []byte, want imaTarget) (IMAFacts, *IMAState, error) {
-	var facts IMAFacts
 	if len(part) > maxIMALog {
-		return facts, nil, fmt.Errorf("replay IMA list: %d bytes, at most %d are allowed", len(part), maxIMALog)
+		return IMAFacts{}, nil, fmt.Errorf("replay IMA list: %d bytes, at most %d are allowed", len(part), maxIMALog)
 	}
-	at := *s // runs, while found stays
-	at.judged, at.reference = want.reference != nil, want.reference.short()
-	var found *IMAState
-	if at.pcr == want.quoted {
-		found = &IMAState{}
-		*found = at
+	r := &imaRun{from: s, part: part, want: want, at: *s}
+	r.at.judged, r.at.reference = want.reference != nil, want.reference.short()
+	if s.pcr == want.quoted {
+		r.found = r.keep()
 	}
-	c := &cursor{data: part, order: binary.LittleEndian}
-	begin := 0
-	keep := func() *IMAState {
-		kept := at
-		kept.size = s.size + int64(begin)
-		sum := want.sum
-		if sum == nil || begin < len(part) {
-			sum = s.hash()
-			sum.Write(part[:begin])
-		}
-		kept.keepSum(sum)
-		return &kept
+	if err := r.read(); err != nil {
+		return r.facts, nil, err
 	}
+	switch {
+	case r.found != nil:
+		r.found.pending = false
+		r.facts.Ahead = uint64(r.at.entries - r.found.entries)
+	case want.more && r.begin > 0 && s.size+int64(r.begin) <= maxIMALog:
+		r.found = r.keep()
+		r.found.pending = true
+	default:
+		r.facts.Entries = uint64(r.at.entries)
+		return r.facts, nil, ErrIMAAhead
+	}
+	r.found.tell(&r.facts)
+	return r.facts, r.found, nil
+}
+
+// read reads all whole entries of the part.
+func (r *imaRun) read() error {
+	c := &cursor{data: r.part, order: binary.LittleEndian}
 	var entry imaEntry
-	for begin = 0; c.left() > 0; begin = c.pos {
+	for ; c.left() > 0; r.begin = c.pos {
 		if entry.read(c); c.err != nil {
-			if want.more && c.short {
-				break
+			if r.want.more && c.short {
+				return nil
 			}
-			return facts, nil, fmt.Errorf("replay IMA list: entry %d: %w", at.entries, c.err)
+			return fmt.Errorf("replay IMA list: entry %d: %w", r.at.entries, c.err)
 		}
 		if entry.pcr != imaPCR {
 			continue
 		}
-		at.take(&entry, &facts, want)
-		if at.pcr == want.quoted {
-			begin = c.pos
-			found = keep()
+		r.at.take(&entry, &r.facts, r.want)
+		if r.at.pcr == r.want.quoted {
+			r.begin = c.pos
+			r.found = r.keep()
 		}
 	}
-	switch {
-	case found != nil:
-		found.pending = false
-	case want.more && begin > 0 && s.size+int64(begin) <= maxIMALog:
-		found = keep()
-		found.pending = true
-	default:
-		facts.Entries = uint64(at.entries)
-		return facts, nil, ErrIMAAhead
+	return nil
+}
+
+// keep returns the state before the next entry.
+func (r *imaRun) keep() *IMAState {
+	kept := r.at
+	kept.size += int64(r.begin)
+	sum := r.want.sum
+	if sum == nil || r.begin < len(r.part) {
+		sum = r.from.hash()
+		sum.Write(r.part[:r.begin])
 	}
-	found.tell(&facts)
-	if !found.pending {
-		facts.Ahead = uint64(at.entries - found.entries)
-	}
-	return facts, found, nil
+	kept.keepSum(sum)
+	return &kept
 }
 
 // take judges one entry and extends it.

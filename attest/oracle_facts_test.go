@@ -3,6 +3,7 @@ package attest
 import (
 	"bytes"
 	"crypto"
+	"encoding/hex"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -74,6 +75,7 @@ func refusedByGoEventlog() []string {
 	}
 }
 
+// compareFacts lists what differs.
 func compareFacts(ours *Facts, theirs *pb.FirmwareLogState) (differ []string) {
 	check := func(what string, ours, theirs any) {
 		if a, b := fmt.Sprint(ours), fmt.Sprint(theirs); a != b {
@@ -83,14 +85,12 @@ func compareFacts(ours *Facts, theirs *pb.FirmwareLogState) (differ []string) {
 	if sb := theirs.GetSecureBoot(); sb != nil {
 		check("Secure Boot", ours.SecureBoot == "on", sb.GetEnabled())
 		for name, db := range map[string]*pb.Database{"PK": sb.GetPk(), "KEK": sb.GetKek(), "db": sb.GetDb(), "dbx": sb.GetDbx()} {
-			certificates, hashes := 0, 0
-			for _, v := range ours.Keys {
-				if v.Name == name {
-					certificates, hashes = len(v.Certificates), v.Hashes
-				}
+			var v Variable
+			if i := slices.IndexFunc(ours.Keys, func(v Variable) bool { return v.Name == name }); i >= 0 {
+				v = ours.Keys[i]
 			}
-			check("certificates of "+name, certificates, len(db.GetCerts()))
-			check("hashes of "+name, hashes, len(db.GetHashes()))
+			check("certificates of "+name, len(v.Certificates), len(db.GetCerts()))
+			check("hashes of "+name, v.Hashes, len(db.GetHashes()))
 		}
 		certificates := 0
 		for _, v := range ours.Authorities {
@@ -99,53 +99,56 @@ func compareFacts(ours *Facts, theirs *pb.FirmwareLogState) (differ []string) {
 		check("authorities", certificates, len(sb.GetAuthority().GetCerts()))
 	}
 	if efi := theirs.GetEfi(); efi != nil {
-		var a, b []string
-		for _, app := range ours.Applications {
-			a = append(a, app.Digest.String())
+		check("boot applications", digestsOf(ours.Applications), theirDigests(efi.GetApps()))
+		check("option ROMs", digestsOf(ours.OptionROMs), theirDigests(efi.GetBootServicesDrivers()))
+	}
+	if grub := theirs.GetGrub(); grub != nil {
+		check("files", digestsOf(ours.Files), theirDigests(grub.GetFiles()))
+		check("commands", commandsOf(ours), theirCommands(grub.GetCommands()))
+	}
+	return differ
+}
+
+func digestsOf[T Application | Loaded](list []T) (out []string) {
+	for _, one := range list {
+		switch v := any(one).(type) {
+		case Application:
+			out = append(out, v.Digest.String())
+		case Loaded:
+			out = append(out, v.Digest.String())
 		}
-		for _, app := range efi.GetApps() {
-			b = append(b, fmt.Sprintf("%x", app.GetDigest()))
-		}
-		check("boot applications", a, b)
-		a, b = nil, nil
-		for _, app := range ours.OptionROMs {
-			a = append(a, app.Digest.String())
-		}
-		for _, app := range efi.GetBootServicesDrivers() {
-			b = append(b, fmt.Sprintf("%x", app.GetDigest()))
-		}
-		check("option ROMs", a, b)
 	}
-	if theirs.GetGrub() == nil {
-		return differ
+	return out
+}
+
+func theirDigests[T interface{ GetDigest() []byte }](list []T) (out []string) {
+	for _, one := range list {
+		out = append(out, hex.EncodeToString(one.GetDigest()))
 	}
-	var a, b []string
-	for _, f := range ours.Files {
-		a = append(a, f.Digest.String())
+	return out
+}
+
+// commandsOf are those of GRUB and of the kernel, sorted.
+func commandsOf(f *Facts) []string {
+	out := slices.Clone(f.GRUB)
+	for _, line := range f.CommandLines {
+		out = append(out, line.Text)
 	}
-	for _, f := range theirs.GetGrub().GetFiles() {
-		b = append(b, fmt.Sprintf("%x", f.GetDigest()))
-	}
-	check("files", a, b)
-	a, b = slices.Clone(ours.GRUB), nil
-	for _, line := range ours.CommandLines {
-		a = append(a, line.Text)
-	}
-	for _, text := range theirs.GetGrub().GetCommands() {
+	slices.Sort(out)
+	return out
+}
+
+// theirCommands are without prefix and terminating zero, which GRUB logs and does not
+// extend: go-eventlog keeps both.
+func theirCommands(list []string) (out []string) {
+	for _, text := range list {
 		for prefix := range grubPrefixes() {
 			if rest, ok := strings.CutPrefix(text, prefix); ok {
-				b = append(b, strings.TrimRight(rest, "\x00"))
+				out = append(out, strings.TrimRight(rest, "\x00"))
 				break
 			}
 		}
 	}
-	slices.Sort(a)
-	slices.Sort(b)
-	for i := range max(len(a), len(b)) {
-		if i >= len(a) || i >= len(b) || a[i] != b[i] {
-			check("commands", fmt.Sprintf("%d: %q", len(a), a[min(i, len(a)):]), fmt.Sprintf("%d: %q", len(b), b[min(i, len(b)):]))
-			break
-		}
-	}
-	return differ
+	slices.Sort(out)
+	return out
 }

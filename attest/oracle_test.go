@@ -2,6 +2,7 @@ package attest
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	goattest "github.com/google/go-attestation/attest"
@@ -23,7 +24,9 @@ func TestEventsAreThoseThatGoAttestationReads(t *testing.T) {
 		}
 		theirs, err := goattest.ParseEventLog(raw)
 		if err != nil {
-			t.Logf("%s: go-attestation does not read it: %v", entry.Path, err)
+			if !strings.HasSuffix(entry.Path, "specid-vendordata.bin") || !strings.Contains(err.Error(), "reading vendor info") {
+				t.Errorf("%s: go-attestation does not read it, for a reason that docs/attestation.md does not explain: %v", entry.Path, err)
+			}
 			continue
 		}
 		alg, bank := goattest.HashSHA256, AlgSHA256

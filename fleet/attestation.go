@@ -21,6 +21,10 @@ type attestation struct {
 
 // hello challenges a device that has just connected.
 func (a *attestation) hello(ctx context.Context, device, identity string, _ wire.Hello) {
+	a.challenge(ctx, device, identity)
+}
+
+func (a *attestation) challenge(ctx context.Context, device, identity string) {
 	challenge, err := a.verifier.Challenge(ctx, device)
 	if err == nil {
 		err = a.send.Send(ctx, identity, wire.KindChallenge, challenge)
@@ -51,5 +55,11 @@ func (a *attestation) evidence(ctx context.Context, device, identity string, pay
 	}
 	if err := a.send.Send(ctx, identity, wire.KindVerdict, verdict); err != nil {
 		a.log.Error("send verdict", "device", device, "error", err)
+	}
+	switch more, err := a.verifier.Unfinished(ctx, device); {
+	case err != nil:
+		a.log.Error("read what was judged", "device", device, "error", err)
+	case more:
+		a.challenge(ctx, device, identity)
 	}
 }

@@ -16,7 +16,7 @@ import (
 func caVerb(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "ca", Short: "the fleet's certificate authority", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(caInit(o), caShow(o), caRollover(o), caEncrypt(o))
+	cmd.AddCommand(caInit(o), caShow(o), caRollover(o), caEncrypt(o), caPeer(o))
 	return cmd
 }
 
@@ -193,4 +193,34 @@ openssl pkcs8 -topk8 -v2 aes-256-cbc -v2prf hmacWithSHA256 encrypts it.`,
 			return o.done(vault.Dir, "the intermediates' keys are encrypted")
 		},
 	}
+}
+
+func caPeer(o *options) *cobra.Command {
+	var hosts []string
+	var out string
+	var life time.Duration
+	cmd := &cobra.Command{
+		Use:   "peer NAME",
+		Short: "make key and certificate of a broker beside the server",
+		Long: `Make key and certificate of a service that gateways meet beside the server, as a
+broker (docs/ca.md), and write them with the root's certificate:
+
+  gatewarden-fleet ca peer broker --host broker.example.org --out DIR`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := o.settings()
+			if err != nil {
+				return err
+			}
+			if err := fleet.IssuePeer(cmd.Context(), s, args[0], hosts, life, out, time.Now()); err != nil {
+				return err
+			}
+			return o.done(filepath.Join(out, args[0]+".pem"), "made")
+		},
+	}
+	cmd.Flags().StringArrayVar(&hosts, "host", nil, "`HOST` name or address that gateways reach it by; may be repeated")
+	cmd.Flags().StringVar(&out, "out", ".", "`FOLDER` to write to")
+	cmd.Flags().DurationVar(&life, "life", 90*24*time.Hour, "how long it is good")
+	_ = cmd.MarkFlagRequired("host") // the flag exists: it was made above
+	return cmd
 }

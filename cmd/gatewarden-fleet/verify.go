@@ -48,21 +48,17 @@ Exit codes: 0 trusted, 1 the evidence can't be read or proves nothing, 3 degrade
 			"  gatewarden-fleet verify attestation.pb --policy policy.json --nonce 9009",
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			p, err := readPolicy(policy)
-			if err != nil {
-				return err
-			}
 			asked, err := hex.DecodeString(nonce)
 			if err != nil {
 				return cli.NewUsageError(fmt.Errorf("--nonce is not hex: %w", err))
 			}
-			data, err := readInput(args[0])
+			p, err := readPolicy(policy)
 			if err != nil {
 				return err
 			}
-			v, err := verify(data, asked, attest.Expect{Policy: p, Model: model, Now: time.Now()})
+			v, err := verifyFile(args[0], asked, attest.Expect{Policy: p, Model: model, Now: time.Now()})
 			if err != nil {
-				return fmt.Errorf("%s: %w", args[0], err)
+				return err
 			}
 			return o.printVerification(v)
 		},
@@ -74,11 +70,20 @@ Exit codes: 0 trusted, 1 the evidence can't be read or proves nothing, 3 degrade
 	return cmd
 }
 
-func verify(data, nonce []byte, e attest.Expect) (*verification, error) {
-	if bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{")) {
-		return verifyRecorded(data, nonce, e)
+func verifyFile(path string, nonce []byte, e attest.Expect) (*verification, error) {
+	data, err := readInput(path)
+	if err != nil {
+		return nil, err
 	}
-	return verifyForeign(data, nonce, e)
+	verify := verifyForeign
+	if bytes.HasPrefix(bytes.TrimLeft(data, " \t\r\n"), []byte("{")) {
+		verify = verifyRecorded
+	}
+	v, err := verify(data, nonce, e)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return v, nil
 }
 
 func verifyRecorded(data, nonce []byte, e attest.Expect) (*verification, error) {

@@ -76,6 +76,7 @@ func (a *api) byCertificate(ctx context.Context, cert *x509.Certificate) (caller
 	if !ok {
 		return caller{}, refuse(http.StatusForbidden, "identity", "this certificate is not a device's", "use the operator API")
 	}
+	isAbout(ctx, id)
 	d, err := a.Registry.Device(ctx, id)
 	if err != nil {
 		return caller{}, fmt.Errorf("read device %s: %w", id, err)
@@ -106,6 +107,7 @@ func (a *api) byTicket(ctx context.Context, id, secret string) (caller, error) {
 	if err != nil || subtle.ConstantTimeCompare(sum[:], ticket.SecretHash[:]) != 1 {
 		return caller{}, wrong
 	}
+	isAbout(ctx, ticket.Device)
 	d, err := a.Registry.Device(ctx, ticket.Device)
 	if err != nil {
 		return caller{}, fmt.Errorf("read device %s: %w", ticket.Device, err)
@@ -130,8 +132,8 @@ func (a *api) newAK(ctx context.Context, d registry.Device, ak []byte) (registry
 		if err := a.shutOut(ctx, d.ID, "", why); err != nil {
 			return d, err
 		}
-		if err := a.Registry.SetState(ctx, d.ID, registry.Pending, "fleet", why, a.Now()); err != nil {
-			return d, fmt.Errorf("set %s pending: %w", d.ID, err)
+		if err := a.Registry.SetState(ctx, d.ID, registry.Pending, registry.Fleet, why, a.Now()); err != nil {
+			return d, a.notIssued(ctx, d.ID, err)
 		}
 		a.note(ctx, d.ID, "ak.changed", registry.Warning, why+"; an operator has to approve it again")
 	}

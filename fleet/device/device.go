@@ -52,7 +52,8 @@ type Config struct {
 
 type api struct {
 	Config
-	rate *rate // of PathEnroll
+	rate     *rate // of PathEnroll
+	refusals refusals
 }
 
 // New returns the handler of the API. The TLS configuration of its server must be
@@ -94,7 +95,8 @@ func refuse(status int, rule, title, detail string) error {
 // and told as no more than an internal error.
 func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		err := h(w, r)
+		about := new(subject)
+		err := h(w, r.WithContext(context.WithValue(r.Context(), subjectKey{}, about)))
 		if err == nil {
 			return
 		}
@@ -113,7 +115,8 @@ func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.Hand
 				Status: http.StatusInternalServerError, Title: "the fleet server could not do this now", Detail: "repeat the request later",
 			}}
 		}
-		a.Log.Info("request refused", "path", r.URL.Path, "rule", declined.Rule, "status", declined.Status, "reason", declined.Title)
+		a.Log.Info("request refused", "path", r.URL.Path, "rule", declined.Rule, "status", declined.Status, "device", about.id, "reason", declined.Title)
+		a.audit(r.Context(), about.id, declined)
 		w.Header().Set("Content-Type", "application/problem+json")
 		if declined.Status == http.StatusUnauthorized {
 			w.Header().Set("WWW-Authenticate", `Basic realm="enrolment ticket"`)

@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/admission"
 	"github.com/gatewarden/gatewarden/fleet/ca"
 	"github.com/gatewarden/gatewarden/fleet/registry"
@@ -42,6 +41,7 @@ func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusBadRequest, "format", "version, model, hostname or software is missing or too long", "see docs/protocol.md")
 	}
 	d, err := a.identify(ask)
+	isAbout(r.Context(), d.ID)
 	if err != nil {
 		return err
 	}
@@ -319,7 +319,7 @@ func (a *api) issue(w http.ResponseWriter, r *http.Request, c caller, csr *x509.
 	if err != nil {
 		return err
 	}
-	gate := verifier.GateFor(attest.Grade(verdict.Grade), c.device.State)
+	gate := verifier.GateNow(verdict, c.device.State)
 	profile, life, identity := a.allowed(gate, c.device.ID)
 	leaf, chain, err := a.CA.Issue(profile, identity, csr.PublicKey, now, life)
 	if err != nil {
@@ -342,14 +342,14 @@ func (a *api) issue(w http.ResponseWriter, r *http.Request, c caller, csr *x509.
 	return est.WriteCertsOnly(w, append([]*x509.Certificate{leaf}, chain...))
 }
 
-// notIssued explains why the journal did not take a certificate: what was true when
-// the request came in may have changed since.
+// notIssued explains why the registry did not take a certificate or a state: what
+// was true when the request came in may have changed since.
 func (a *api) notIssued(ctx context.Context, id string, cause error) error {
 	if errors.Is(cause, registry.ErrNotFound) {
 		return refuse(http.StatusUnauthorized, "ticket", "the ticket is unknown, used or expired", "POST "+wire.PathEnroll+" again")
 	}
 	if !errors.Is(cause, registry.ErrState) {
-		return fmt.Errorf("journal certificate of %s: %w", id, cause)
+		return fmt.Errorf("record of %s: %w", id, cause)
 	}
 	d, err := a.Registry.Device(ctx, id)
 	if err != nil {
@@ -386,8 +386,8 @@ func (a *api) settle(ctx context.Context, c caller, issued registry.Certificate,
 		state = registry.Quarantined
 	}
 	if c.device.State != state {
-		if err := a.Registry.SetState(ctx, c.device.ID, state, "fleet", "certificate issued: "+string(gate), a.Now()); err != nil {
-			return fmt.Errorf("set state of %s: %w", c.device.ID, err)
+		if err := a.Registry.SetState(ctx, c.device.ID, state, registry.Fleet, "certificate issued: "+string(gate), a.Now()); err != nil {
+			return a.notIssued(ctx, c.device.ID, err) // who took the device out meanwhile revoked this certificate too
 		}
 	}
 	what := "renewed"

@@ -1,13 +1,18 @@
 package device
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/gatewarden/gatewarden/fleet/registry"
+	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
 // The journal refuses what was true when the request came in.
@@ -71,5 +76,81 @@ func TestRateLimitHoldsPerSourceInBoundedMemory(t *testing.T) {
 	}
 	if wait := r.allow("198.51.100.1:1", now.Add(time.Hour)); wait != 0 {
 		t.Errorf("an hour after the flood a newcomer waits %s", wait)
+	}
+}
+
+// A person takes the device out between journal and state: the server does not
+// bring it back.
+func TestRevocationWhileACertificateIsIssuedIsNotUndone(t *testing.T) {
+	store, err := registry.OpenSQLite(filepath.Join(t.TempDir(), "registry.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	a := &api{Config: Config{Registry: store, Now: time.Now, Drop: func(string) {}}}
+	const id = "gw-aaaaaaaaaaaaaaaa"
+	read, _, err := store.Enroll(t.Context(), registry.Device{ID: id, EKName: []byte("x"), AKPublic: []byte("old")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read.State = registry.Quarantined // as it was when the request came in
+	for state, rule := range map[string]string{registry.Revoked: "revoked", registry.Decommissioned: "revoked", registry.Pending: "pending"} {
+		if err := store.SetState(t.Context(), id, state, "olga", "sold", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		var declined *refusal
+		if err := a.settle(t.Context(), caller{device: read}, registry.Certificate{Serial: "1"}, wire.GateFull); !errors.As(err, &declined) || declined.Rule != rule {
+			t.Errorf("%s: %v", state, err)
+		}
+		if _, err := a.newAK(t.Context(), read, []byte("new")); state != registry.Pending && (!errors.As(err, &declined) || declined.Rule != rule) {
+			t.Errorf("%s, new attestation key: %v", state, err)
+		}
+		if d, err := store.Device(t.Context(), id); err != nil || d.State != state {
+			t.Errorf("%s became %s, %v", state, d.State, err)
+		}
+	}
+}
+
+func TestRefusalsAreOnRecordOnceAMinuteForEachRule(t *testing.T) {
+	store, err := registry.OpenSQLite(filepath.Join(t.TempDir(), "registry.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	now := time.Unix(1_800_000_000, 0)
+	a := &api{Config: Config{Registry: store, Now: func() time.Time { return now }, Log: slog.New(slog.DiscardHandler)}}
+	const id = "gw-aaaaaaaaaaaaaaaa"
+	if _, _, err := store.Enroll(t.Context(), registry.Device{ID: id, EKName: []byte("x")}); err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	ask := func(about, rule string) {
+		h := a.handle(func(_ http.ResponseWriter, r *http.Request) error {
+			isAbout(r.Context(), about)
+			return refuse(http.StatusForbidden, rule, "no", "go away")
+		})
+		h(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, http.MethodPost, "/", nil))
+	}
+	for range 50 {
+		ask(id, "token")
+		ask(id, "csr")
+		ask("gw-nobody", "token")
+		ask("", "path")
+	}
+	now = now.Add(refusalSpan)
+	ask(id, "token")
+	entries, err := store.Audit(t.Context(), 0, 0)
+	if err != nil || len(entries) != 3 {
+		t.Fatalf("%d entries, %v", len(entries), err)
+	}
+	if e := entries[0]; e.Action != "refuse.token" || e.Device != id || e.By != registry.Fleet || e.Text != "no" {
+		t.Errorf("%+v", e)
+	}
+	for n := range 3 * maxRefusals {
+		a.refusals.fresh(fmt.Sprint(n), "x", now)
+	}
+	if len(a.refusals.last) > maxRefusals {
+		t.Errorf("%d remembered", len(a.refusals.last))
 	}
 }

@@ -32,50 +32,54 @@ const (
 
 // Parse reads an attestation and returns what its quote over the SHA-256 bank needs.
 func Parse(data []byte) (attest.Foreign, error) {
-	var f attest.Foreign
 	if len(data) > MaxSize {
-		return f, fmt.Errorf("read attestation: %d bytes, at most %d are allowed", len(data), MaxSize)
+		return attest.Foreign{}, fmt.Errorf("read attestation: %d bytes, at most %d are allowed", len(data), MaxSize)
 	}
-	quotes, found := 0, false
-	seen := make(map[uint64]bool)
-	err := walk(data, func(number, _ uint64, body []byte) error {
-		switch number {
-		case 1, 3: // ak_pub, event_log
-			if body == nil || seen[number] {
-				return fmt.Errorf("field %d is not one string of bytes", number)
-			}
-			seen[number] = true
-			if number == 1 {
-				f.AK = body
-			} else {
-				f.EventLog = body
-			}
-		case 2: // quotes
-			if quotes++; quotes > maxQuotes {
-				return fmt.Errorf("more than %d quotes", maxQuotes)
-			}
-			one, bank, err := parseQuote(body)
-			if err != nil {
-				return fmt.Errorf("quote %d: %w", quotes, err)
-			}
-			if bank != bankSHA256 {
-				return nil
-			}
-			if found {
-				return errors.New("two quotes over the SHA-256 bank")
-			}
-			found = true
-			f.Quote, f.Signature, f.PCRs = one.Quote, one.Signature, one.PCRs
-		}
-		return nil
-	})
-	switch {
-	case err != nil:
+	p := &parser{seen: make(map[uint64]bool)}
+	if err := walk(data, p.field); err != nil {
 		return attest.Foreign{}, fmt.Errorf("read attestation: %w", err)
-	case !found:
+	}
+	if p.Quote == nil {
 		return attest.Foreign{}, errors.New("read attestation: it has no quote over the SHA-256 bank")
 	}
-	return f, nil
+	return p.Foreign, nil
+}
+
+// parser takes in attest.Attestation field by field.
+type parser struct {
+	attest.Foreign
+	seen   map[uint64]bool
+	quotes int
+}
+
+func (p *parser) field(number, _ uint64, body []byte) error {
+	switch number {
+	case 1, 3: // ak_pub, event_log
+		if body == nil || p.seen[number] {
+			return fmt.Errorf("field %d is not one string of bytes", number)
+		}
+		p.seen[number] = true
+		if number == 1 {
+			p.AK = body
+		} else {
+			p.EventLog = body
+		}
+	case 2: // quotes
+		if p.quotes++; p.quotes > maxQuotes {
+			return fmt.Errorf("more than %d quotes", maxQuotes)
+		}
+		one, bank, err := parseQuote(body)
+		switch {
+		case err != nil:
+			return fmt.Errorf("quote %d: %w", p.quotes, err)
+		case bank != bankSHA256:
+			return nil
+		case p.Quote != nil || one.Quote == nil:
+			return errors.New("not exactly one quote over the SHA-256 bank")
+		}
+		p.Quote, p.Signature, p.PCRs = one.Quote, one.Signature, one.PCRs
+	}
+	return nil
 }
 
 // parseQuote reads tpm.Quote.

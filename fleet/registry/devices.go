@@ -93,7 +93,9 @@ func (s *Store) Touch(ctx context.Context, id, software string, at time.Time) er
 
 // SetState changes the state and writes who did it, and why, into the fleet's
 // audit. The first change to Active sets ApprovedAt and ApprovedBy. What the
-// change means for certificates is the caller's work (RevokeCertificates).
+// change means for certificates is the caller's work (RevokeCertificates). The
+// server itself (Fleet) brings nobody in and nobody back: ErrState, whatever it
+// read before.
 func (s *Store) SetState(ctx context.Context, id, state, by, reason string, at time.Time) error {
 	switch state {
 	case Pending, Active, Quarantined, Revoked, Decommissioned:
@@ -109,6 +111,15 @@ func (s *Store) SetState(ctx context.Context, id, state, by, reason string, at t
 }
 
 func setState(ctx context.Context, tx *sql.Tx, id, state, by, reason string, at time.Time) error {
+	if by == Fleet {
+		before, err := one(ctx, tx, scanString, `SELECT state FROM devices WHERE id = $1`, id)
+		if err == nil && (Out(before) || before == Pending && state != Pending) {
+			err = fmt.Errorf("it is %s: %w", before, ErrState)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	err := execOne(ctx, tx, `UPDATE devices SET state = $2,
 		approved_by = CASE WHEN $2 = 'active' AND approved_at = 0 THEN $3 ELSE approved_by END,
 		approved_at = CASE WHEN $2 = 'active' AND approved_at = 0 THEN $4 ELSE approved_at END WHERE id = $1`, id, state, clean(by, maxClaim), ms(at))

@@ -21,7 +21,7 @@ import (
 var (
 	ErrNotFound = errors.New("not found")                      // unknown, consumed, expired, or another device's: which one stays untold
 	ErrConflict = errors.New("belongs to another TPM")         // a device id is bound to its EK for ever
-	ErrState    = errors.New("not in the device's state")      // AddCertificate: the device is Pending or out; Admit: it isn't Pending
+	ErrState    = errors.New("not in the device's state")      // AddCertificate: the device is Pending or out; Admit: it isn't Pending; SetState: only a person may
 	ErrTooNew   = errors.New("database is of a newer version") // OpenSQLite: made by a later release than this one
 )
 
@@ -37,6 +37,9 @@ const (
 
 // Out says that a device in this state is no part of the fleet any more.
 func Out(state string) bool { return state == Revoked || state == Decommissioned }
+
+// Fleet is who acts where it is the server on its own.
+const Fleet = "fleet"
 
 // Severities of an event.
 const (

@@ -112,3 +112,27 @@ func TestIMAListTravelsOnceAndIsJudgedByTheAllowList(t *testing.T) {
 		t.Error(line)
 	}
 }
+
+func TestLongIMAListIsAskedForInParts(t *testing.T) {
+	t.Parallel()
+	c := newCourt(t)
+	full := c.certify(deviceID)
+	list := filepath.Join(t.TempDir(), "ima")
+	long := "/" + strings.Repeat("long/", 6000)
+	for n := range 80 {
+		c.runs(list, fmt.Sprintf("%s%d", long, n))
+	}
+	for round, unfinished := range []bool{true, false} {
+		ev := c.evidenceWithIMA(c.challenge(), list, key(deviceID))
+		if ev.IMALog.Offset == 0 != (round == 0) {
+			t.Errorf("round %d begins at byte %d", round, ev.IMALog.Offset)
+		}
+		_, err := c.verifier.Appraise(t.Context(), deviceID, full, ev)
+		c.must(err)
+		more, err := c.verifier.Unfinished(t.Context(), deviceID)
+		c.must(err)
+		if more != unfinished {
+			t.Errorf("round %d: more is to come: %t", round, more)
+		}
+	}
+}

@@ -93,6 +93,22 @@ func stateAudited(t *testing.T, s *registry.Store) {
 	}
 }
 
+func stateOfTheServer(t *testing.T, s *registry.Store) {
+	ctx := t.Context()
+	states := []string{registry.Pending, registry.Active, registry.Quarantined, registry.Revoked, registry.Decommissioned}
+	for n, before := range states {
+		for m, after := range states {
+			id := enroll(t, s, 10*n+m)
+			must(t, s.SetState(ctx, id, before, "alice", "", start()))
+			in := before == registry.Active || before == registry.Quarantined
+			err := s.SetState(ctx, id, after, registry.Fleet, "", start())
+			if allowed := in || before == registry.Pending && after == registry.Pending; allowed != (err == nil) || !allowed && !errors.Is(err, registry.ErrState) {
+				t.Errorf("%s to %s: %v", before, after, err)
+			}
+		}
+	}
+}
+
 func pagesComplete(t *testing.T, s *registry.Store) {
 	ctx := t.Context()
 	var all, revoked []string
