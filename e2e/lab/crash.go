@@ -88,17 +88,17 @@ func crash(state []byte, writes []write, random *rand.Rand, lose Lose) (acked in
 
 // Repair checks an ext4 file system as a boot does. It returns false if that would
 // have asked somebody; then all was answered with yes.
-func (c Crash) Repair() (clean bool, err error) {
-	err = exec.Command("/usr/sbin/e2fsck", "-fp", c.Image).Run()
+func (c Crash) Repair() (clean bool, said string, err error) {
+	out, err := exec.Command("/usr/sbin/e2fsck", "-fp", c.Image).CombinedOutput()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
-		return true, err
+		return true, "", err
 	}
 	if exit.ExitCode() <= 2 {
-		return true, nil
+		return true, "", nil
 	}
 	_ = exec.Command("/usr/sbin/e2fsck", "-fy", c.Image).Run() // what it can't repair is lost: the caller looks
-	return false, nil
+	return false, string(out), nil
 }
 
 // CheckFAT checks a FAT file system as a boot does, and returns what the check said.
