@@ -9,6 +9,14 @@ type Shim struct {
 	SBAT       string `json:"sbat,omitempty"` // generations below which it starts nothing
 }
 
+// validation is the state in a word, also where there is no shim.
+func (s *Shim) validation() string {
+	if s == nil {
+		return "absent"
+	}
+	return s.Validation
+}
+
 // shim reads shim's variables in PCR 7, whose names the digest covers.
 func (x *extractor) shim(v *Variable, contents []byte) {
 	if x.facts.Shim == nil {
