@@ -49,7 +49,9 @@ func diffSecureBoot(before, after *Facts) []string {
 	out := diffText("Secure Boot", before.SecureBoot, after.SecureBoot)
 	out = append(out, diffVariables("Secure Boot variable", before.Keys, after.Keys)...)
 	out = append(out, diffVariables("image verified by", before.Authorities, after.Authorities)...)
-	out = append(out, diffText("shim's validation", before.Shim.validation(), after.Shim.validation())...)
+	if before.Shim != nil && after.Shim != nil {
+		out = append(out, diffText("shim's validation", before.Shim.Validation, after.Shim.Validation)...)
+	}
 	return append(out, diffText("firmware signals", strings.Join(before.Signals, ", "), strings.Join(after.Signals, ", "))...)
 }
 
@@ -66,7 +68,7 @@ func diffMOK(before, after *Facts) (out []string) {
 func diffDisks(before, after *Facts) (out []string) {
 	same := func(a, b PartitionTable) bool { return a.Disk == b.Disk && slices.Equal(a.Partitions, b.Partitions) }
 	for _, disk := range after.Disks {
-		if !slices.ContainsFunc(before.Disks, func(d PartitionTable) bool { return same(d, disk) }) {
+		if disk.Doubt == "" && !slices.ContainsFunc(before.Disks, func(d PartitionTable) bool { return same(d, disk) }) {
 			out = append(out, fmt.Sprintf("partition table of disk %s is another, PCR 5, event %d", orUnknown(disk.Disk), disk.Event))
 		}
 	}

@@ -71,6 +71,12 @@ func TestShimTellsWhetherItValidates(t *testing.T) {
 			t.Errorf("MokSBState %x: %+v", state, f.Shim)
 		}
 	}
+	// Whoever alters the log hides no state behind bytes that no digest covers.
+	hidden := shim("MokSBState", []byte{1})
+	hidden.Data = variable(guidOf(shimLock), "MokSBState", []byte{0})
+	if f := factsOf(t, separatorOf(7), shim("SbatLevel", []byte("sbat,1")), hidden); f.Shim.Validation != "unknown" {
+		t.Errorf("MokSBState that the log alters: %+v", f.Shim)
+	}
 	lists := factsOf(t, measured(14, evIPL, []byte("MokList\x00")))
 	if len(lists.MOK) != 1 || lists.MOK[0].Described != "MokList" || lists.Shim != nil {
 		t.Errorf("lists of the owner: %+v", lists.MOK)
