@@ -20,7 +20,7 @@ type Settings struct {
 	Trust    string   `toml:"trust"`  // folder of fleet.json and operators.json, root-owned
 	Socket   string   `toml:"socket"` // where the CLI asks
 	Helper   string   `toml:"helper"` // the root helper's socket
-	TPM      string   `toml:"tpm"`    // device, or unix:PATH of an emulator
+	TPM      string   `toml:"tpm"`    // device, swtpm:PATH of an emulator, or unix:PATH of a resource manager
 	Slot     string   `toml:"slot"`   // name of the running slot, where the helper does not know it
 	Identity Identity `toml:"identity"`
 	Health   Health   `toml:"health"`

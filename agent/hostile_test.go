@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"github.com/gatewarden/gatewarden/agent"
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/internal/bench/rig"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -186,6 +187,65 @@ func TestHelperThatComesLateDelaysTheVerdictBySeconds(t *testing.T) {
 	if err := os.Rename(socket+".late", socket); err != nil {
 		t.Fatal(err)
 	}
+	r.await(t, well(began))
+}
+
+// TestTPMWithPasswordsIsUsedLikeAnyOther: enrolled, trusted, its audit log anchored;
+// without the passwords the agent does not start and names the credential.
+func TestTPMWithPasswordsIsUsedLikeAnyOther(t *testing.T) {
+	w := newWorld(t)
+	auth := tpm.Auth{Owner: []byte("the owner's"), Endorsement: []byte("the endorsement's")}
+	for hierarchy, secret := range map[tpm2.TPMHandle][]byte{tpm2.TPMRHOwner: auth.Owner, tpm2.TPMRHEndorsement: auth.Endorsement} {
+		_, err := tpm2.HierarchyChangeAuth{
+			AuthHandle: tpm2.AuthHandle{Handle: hierarchy, Auth: tpm2.PasswordAuth(nil)},
+			NewAuth:    tpm2.TPM2BAuth{Buffer: secret},
+		}.Execute(w.power.Raw())
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := agent.New(t.Context(), w.gateway.Settings, build(), rig.Quiet())
+	if !errors.Is(err, tpm.ErrPolicy) || !strings.Contains(err.Error(), "tpm-endorsement-auth") {
+		t.Errorf("without passwords: %v", err)
+	}
+	w.gateway.Settings.TPMAuth = auth
+	r := w.enrolled(t, build())
+	if err := r.Anchor(t.Context()); err != nil {
+		t.Errorf("anchor: %v", err)
+	}
+}
+
+// TestExchangedTPMIsAnotherDevice: said in the audit log, and let in only after
+// somebody approved it.
+func TestExchangedTPMIsAnotherDevice(t *testing.T) {
+	w := newWorld(t)
+	r := w.enrolled(t, build())
+	before := r.Device()
+	r.end(t)
+	_, other := tpmtest.Start(t)
+	if _, err := rig.Measure(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	w.gateway.Settings.TPM = "unix:" + other.Socket
+	for range 2 { // it is noticed once
+		r = w.run(t, build())
+		if r.Device() == before {
+			t.Fatal("the same device id on another TPM")
+		}
+		if n := len(slices.DeleteFunc(r.Audit(100), func(name string) bool { return name != "identity.tpm-exchanged" })); n != 1 {
+			t.Errorf("said %d times", n)
+		}
+		r.await(t, func(s local.Status) error {
+			if !strings.Contains(s.Phase, "to approve "+r.Device()) {
+				return fmt.Errorf("phase %q", s.Phase)
+			}
+			return nil
+		})
+		r.end(t)
+	}
+	began := time.Now()
+	r = w.run(t, build())
+	w.approve(t, r.Device())
 	r.await(t, well(began))
 }
 

@@ -3,6 +3,7 @@ package agent_test
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/internal/bench/rig"
+	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/tpm"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
@@ -99,6 +101,13 @@ func TestQuarantineShutsSecretsOnceAndUntilTheNextBoot(t *testing.T) {
 	w.reboot(t)
 	began := time.Now()
 	r = w.run(t, build())
+	late, err := json.Marshal(wire.Verdict{ // on the boot before
+		Version: 1, Device: r.Device(), Nonce: make([]byte, wire.NonceSize), Grade: "untrusted", Gate: wire.GateQuarantine, Issued: began, Explanation: []string{"late"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Receive(t.Context(), wire.KindVerdict, late)
 	s := r.await(t, func(s local.Status) error {
 		if s.Certificate == nil || strings.HasPrefix(s.Certificate.Identity, "q-") {
 			return errors.New("still in quarantine")

@@ -30,7 +30,7 @@ func allRules() []rule {
 		{ruleUKISections, Distrust, "the sections of the UKI are exactly those of the release", checkSections},
 		{ruleExtensions, Distrust, "no system extension was measured", checkExtensions},
 		{ruleClock, Distrust, "the TPM's counts and clock did not go back since the last quote", checkClock},
-		{ruleIMA, Distrust, "the IMA list, if there is one, replays to PCR 10 and is of this boot", checkIMA},
+		{ruleIMA, Distrust, "the IMA list, if there is one, replays to PCR 10, is of this boot, and holds only files that are allowed, where the server lists files", checkIMA},
 		{ruleSecureBootKeys, Distrust, "the Secure Boot variables that the policy lists hold only certificates that it lists", checkKeys},
 		{ruleFirmware, Degrade, "the firmware's measurements are a set that is good for this hardware model", checkFirmware},
 		{ruleFirmwareState, Degrade, "the firmware reported no error, debugger or missing DMA protection", checkFirmwareState},

@@ -27,6 +27,7 @@ type Settings struct {
 	Public       Public       `toml:"public"`
 	Certificates Certificates `toml:"certificates"`
 	Enroll       Enroll       `toml:"enroll"`
+	Gate         Gate         `toml:"gate"`
 }
 
 // Listen is where the server listens.
@@ -50,6 +51,11 @@ type Certificates struct {
 	Quarantine conf.Duration `toml:"quarantine"`
 }
 
+// Gate says when the gate stops, because too many gateways fall at once.
+type Gate struct {
+	Brake int `toml:"brake"` // percent of a hardware model within an hour; 0: never
+}
+
 // Enroll says how admission works.
 type Enroll struct {
 	Retry conf.Duration `toml:"retry"` // what a waiting device is told to wait
@@ -64,6 +70,7 @@ func DefaultSettings() Settings {
 		},
 		Certificates: Certificates{Full: conf.Duration(week), Short: conf.Duration(day), Quarantine: conf.Duration(day)},
 		Enroll:       Enroll{Retry: conf.Duration(halfMinute)},
+		Gate:         Gate{Brake: 25},
 	}
 }
 
@@ -89,6 +96,9 @@ func (s *Settings) check() error {
 		return errors.New("`public.api` and `public.mqtt` must name at least one address each, under which devices find this server")
 	case s.Certificates.Full <= 0 || s.Certificates.Short <= 0 || s.Certificates.Quarantine <= 0 || s.Enroll.Retry <= 0:
 		return errors.New("lives of certificates and `enroll.retry` must be longer than nothing")
+	}
+	if s.Gate.Brake < 0 || s.Gate.Brake > 100 {
+		return errors.New("`gate.brake` is a share in percent, from 0 to 100")
 	}
 	if err := errors.Join(checkAddresses("public.api", "https", s.Public.API), checkAddresses("public.mqtt", "mqtts", s.Public.MQTT)); err != nil {
 		return err

@@ -125,7 +125,7 @@ func (s *Server) openVerifier() (err error) {
 	}
 	s.verifier, err = verifier.New(verifier.Config{
 		IMA:      files,
-		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Results: issuer, Log: s.log.With("part", "verifier"),
+		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Results: issuer, Brake: s.settings.Gate.Brake, Log: s.log.With("part", "verifier"),
 	})
 	return err
 }

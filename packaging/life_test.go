@@ -52,8 +52,14 @@ func TestLifeOfInstalledPackages(t *testing.T) {
 		test  func(*machine)
 	}{
 		{"an unconfigured machine waits and says what to do", func(m *machine) { waits(m, said) }},
+		{"doctor says of an installed machine what it still lacks", func(m *machine) {
+			doctor(m, "1", "enrol=no tpm.absent", "trust=problem", "accounts=ok", "helper=ok", "config=ok", "agent=ok")
+		}},
 		{"the server starts by itself once it has keys and a policy", serverStarts},
 		{"the agent starts by itself once it has its documents, and is trusted", func(m *machine) { agentStarts(m, filepath.Base(power.Socket)) }},
+		{"doctor agrees that it can be enrolled", func(m *machine) {
+			doctor(m, "0", "enrol=yes", "report=yes", "tpm=ok", "ek=ok", "accounts=ok", "helper=ok", "config=ok", "agent=ok", "disk=ok")
+		}},
 		{"only the agent may speak to the helper", helperIsClosed},
 		{"units get the secrets that were sealed for them", unitsGetSecrets(power)},
 		{"upgrade restarts and keeps everything", func(m *machine) { replaced(m, "1.1.0", agent2, server2) }},
@@ -90,6 +96,38 @@ func waits(m *machine, said string) {
 	}
 	if failed := m.run("systemctl", "--failed", "--no-legend"); failed != "" {
 		m.t.Errorf("failed: %s", failed)
+	}
+}
+
+// doctor asks the machine what it can do: abilities with the first reason against
+// them, and levels of checks.
+func doctor(m *machine, exit string, wants ...string) {
+	out, _ := m.try("sh", "-c", "gatewarden doctor --json --for enrol,report; echo exit $?")
+	text, code, _ := strings.Cut(out, "\nexit ")
+	var d struct {
+		Abilities []struct {
+			Ability, Answer string
+			Because         []string
+		}
+		Findings []struct{ Check, Level string }
+	}
+	if err := json.Unmarshal([]byte(text), &d); err != nil {
+		m.t.Fatalf("%v: %s", err, out)
+	}
+	var says []string
+	for _, a := range d.Abilities {
+		says = append(says, strings.TrimSpace(a.Ability+"="+a.Answer+" "+strings.Join(a.Because[:min(1, len(a.Because))], "")))
+	}
+	for _, f := range d.Findings {
+		says = append(says, f.Check+"="+f.Level)
+	}
+	for _, want := range wants {
+		if !slices.Contains(says, want) {
+			m.t.Errorf("doctor does not say %s:\n%s", want, out)
+		}
+	}
+	if strings.TrimSpace(code) != exit {
+		m.t.Errorf("exit code %s, want %s:\n%s", code, exit, out)
 	}
 }
 

@@ -108,8 +108,4 @@ func (o *op) ekSession(ek tpm2.NamedHandle, public tpm2.TPMTPublic, place ekPlac
 
 // flushSession removes a session that is still open because something failed on
 // the way: the library forgets those whose policy was not satisfied.
-func (o *op) flushSession(session tpm2.Session) {
-	if h := session.Handle(); h != tpm2.TPMRHNull && h != tpm2.TPMRSPW {
-		_ = o.cleanly(func() error { return o.flush(h) })
-	}
-}
+func (o *op) flushSession(session tpm2.Session) { (&Chip{o: o}).Flush(session.Handle()) }

@@ -1,10 +1,14 @@
 package tpm_test
 
 import (
+	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/gatewarden/gatewarden/tpm"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
@@ -71,6 +75,38 @@ func TestOnlyWhoHasTheChipAloneShutsItDown(t *testing.T) {
 		at := slices.Index(faults.Codes(), tpm2.TPMCCShutdown)
 		if last := len(faults.Codes()) - 1; name == "alone" && at != last || name == "shared" && at >= 0 {
 			t.Errorf("%s: shut down as command %d of %d", name, at, last)
+		}
+	}
+}
+
+// TestSocketOfAnEmulatorIsOpenedAlone: what was left in it by clients that were killed
+// is swept, as on a raw device.
+func TestSocketOfAnEmulatorIsOpenedAlone(t *testing.T) {
+	dir := must(os.MkdirTemp("", "gw"))(t)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
+	cmd := tpmtest.Tool(t, "", dir, "swtpm", "socket", "--tpm2", "--tpmstate", "dir="+dir,
+		"--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Wait() }) // the test's context ends it
+	for range 4 {                        // more than it has room for
+		var killed net.Conn
+		for killed == nil {
+			killed, _ = net.Dial("unix", socket)
+		}
+		_, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(transport.FromReadWriter(killed))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = killed.Close()
+		chip := must(tpm.Open(t.Context(), "swtpm:"+socket))(t)
+		if err := enrolAndAttest(t.Context(), t, chip); err != nil {
+			t.Fatal(err)
+		}
+		if err := chip.Close(); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

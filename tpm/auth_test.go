@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -72,6 +73,9 @@ func TestWorksWithOwnerAndEndorsementPasswords(t *testing.T) {
 			info := must(chip.Info(t.Context()))(t)
 			if !info.OwnerAuth || !info.EndorsementAuth || info.LockoutCounter != 0 {
 				t.Errorf("%+v", info)
+			}
+			if name == "manufactured" && !slices.Equal(info.Banks, []string{"sha256"}) {
+				t.Errorf("banks %v: not a chip with SHA-256 only", info.Banks)
 			}
 			for _, handle := range must(power.Handles())(t) {
 				if handle>>24 != 0x80 {

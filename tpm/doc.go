@@ -19,8 +19,8 @@
 // about the operational key. Activate: only the chip that holds both the EK and the
 // AK can recover a secret that was encrypted to the EK for the AK's Name.
 //
-// What is sealed to the state of the boot is in the package seal below this one, and
-// the counter of the security epoch in counter.
+// Below this package: seal (secrets tied to boots; it explains policies), counter (the
+// security epoch), anchor (the end of a log), devid (what the maker left).
 //
 // # Sharing
 //

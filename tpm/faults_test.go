@@ -178,6 +178,9 @@ func TestEveryFaultAtEveryCommandIsAnErrorOrARecovery(t *testing.T) {
 			t.Parallel()
 			_, power := tpmtest.Start(t)
 			for n := 1; n <= lifeCommands; n++ {
+				if (n+len(name))%2 != 0 && os.Getenv("GATEWARDEN_LONG") == "" {
+					continue // the quick test has each second command, not the same for all faults
+				}
 				faultAt(t, power, n, fault)
 			}
 		})

@@ -156,7 +156,7 @@ func TestWhoAltersTheBusGainsNothing(t *testing.T) {
 	commands := len(faults.Codes()) + 2 // that connection had found the EK already
 	_ = honest.Close()
 	counts := make(map[string]int)
-	for i := range times(2000) {
+	for i := range times(1500) {
 		n, place := 1+i%commands, 37*i
 		edit := func(message []byte) []byte {
 			at := place % len(message)

@@ -188,7 +188,7 @@ func TestInfoDescribesTheChip(t *testing.T) {
 // TestRawDeviceIsKnownByItsPath.
 func TestRawDeviceIsKnownByItsPath(t *testing.T) {
 	for path, want := range map[string]bool{
-		"/dev/tpmrm0": true, "/dev/tpmrm10": true, "unix:/run/tpm.sock": true, "/dev/tpm0": false, "/dev/tpm12": false,
+		"/dev/tpmrm0": true, "/dev/tpmrm10": true, "unix:/run/tpm.sock": true, "swtpm:/run/tpm.sock": false, "/dev/tpm0": false, "/dev/tpm12": false,
 	} {
 		if got := tpm.Shared(path); got != want {
 			t.Errorf("%s: shared is %v", path, got)

@@ -41,8 +41,10 @@ type TPM struct {
 	persistent []tpm2.TPMHandle // what the chip had when it was first asked; nil before
 }
 
-// Open connects to a chip: a character device ("/dev/tpmrm0"), or the Unix socket
-// after "unix:". A connection that is lost is opened again at the next call. A raw device ("/dev/tpm0") is taken to be Alone. It sends no command. Errors: ErrAbsent, ErrBusy.
+// Open connects to a chip: a character device ("/dev/tpmrm0"), or the Unix socket of a
+// resource manager after "unix:". A raw device ("/dev/tpm0") and swtpm's own socket
+// after "swtpm:" are taken to be Alone. It sends no command. A connection that is lost
+// is opened again at the next call. Errors: ErrAbsent, ErrBusy.
 func Open(ctx context.Context, path string, options ...Option) (*TPM, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open TPM: %w", err)
@@ -62,7 +64,7 @@ func Open(ctx context.Context, path string, options ...Option) (*TPM, error) {
 func Shared(path string) bool {
 	number, raw := strings.CutPrefix(path, "/dev/tpm")
 	_, err := strconv.Atoi(number)
-	return !raw || err != nil
+	return (!raw || err != nil) && !strings.HasPrefix(path, "swtpm:")
 }
 
 // Option says of a connection what its path does not.

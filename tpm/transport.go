@@ -20,9 +20,9 @@ type stream struct {
 	broken error // once framing is lost, every later answer would be the wrong one
 }
 
-// dial opens a character device, or the socket after "unix:".
+// dial opens a character device, or the socket after "unix:" or "swtpm:".
 func dial(path string) (*stream, error) {
-	if name, ok := strings.CutPrefix(path, "unix:"); ok {
+	if scheme, name, _ := strings.Cut(path, ":"); scheme == "unix" || scheme == "swtpm" {
 		conn, err := net.Dial("unix", name)
 		if err != nil {
 			return nil, classify(ErrAbsent, "is the TPM emulator running?", err)
@@ -63,7 +63,7 @@ func (s *stream) Send(command []byte) ([]byte, error) {
 	}
 	response, err := s.exchange(command)
 	if err != nil {
-		s.broken = classify(ErrAbsent, "the connection to the TPM is lost; it must be opened again", err)
+		s.broken = classify(ErrAbsent, "the connection to the TPM is lost; the next call opens it again", err)
 		return nil, s.broken
 	}
 	return response, nil

@@ -145,7 +145,7 @@ func broken() map[string]func(*box) []string {
 					p.(map[string]any)["pcrs"] = []int{11, 12, 13}
 				}
 			})
-			return []string{"lack 4", "--loader"}
+			return []string{"lack 4", "release build --uki"}
 		},
 		"seal.pcr4-wanted": func(b *box) []string {
 			b.secureBootOff()
@@ -242,7 +242,7 @@ func broken() map[string]func(*box) []string {
 			return []string{"lsm="}
 		},
 		"kernel.limits": func(b *box) []string {
-			b.remove("/proc/self/ns/user", "/sys/fs/bpf")
+			b.remove("/proc/self/ns/user", "/proc/sys/kernel/unprivileged_bpf_disabled")
 			b.write("/proc/self/status", "Name:\tx\n")
 			return []string{"SECCOMP_FILTER, USER_NS, BPF_SYSCALL"}
 		},

@@ -38,7 +38,7 @@ Make room, or give the partition more; reckon with 64 MB and a kernel image.
 
 full problem update report
 There is no room: nothing new can be stored, whatever happens.
-Make room now; "du -xh --max-depth=2 /var | sort -h" shows where it went.
+Make room now; "du -xh --max-depth=2 /var" shows where it went.
 `,
 		Look: lookAtDisk,
 	}

@@ -39,7 +39,7 @@ Switch the machine off and on; a resume from hibernation or a crash kernel leave
 
 thin advice attest seal
 Nothing says with which kernel and command line the machine was started: the boot loader measures neither.
-Boot a UKI by systemd-boot, or the firmware itself. GRUB measures only with Secure Boot on, or if it was built with the tpm module.
+Boot a UKI by systemd-boot, or the firmware itself. GRUB measures only where its tpm module is loaded.
 `,
 		Look: lookAtEventLog,
 	}

@@ -58,7 +58,7 @@ func (m *Machine) missingLimits() (missing []string) {
 	}
 	for _, one := range [][2]string{
 		{"/proc/self/ns/user", "USER_NS"}, {"/proc/self/ns/net", "NET_NS"}, {"/proc/self/ns/pid", "PID_NS"}, {"/proc/self/ns/ipc", "IPC_NS"},
-		{"/proc/self/cgroup", "CGROUPS"}, {"/sys/fs/bpf", "BPF_SYSCALL"},
+		{"/proc/self/cgroup", "CGROUPS"}, {"/proc/sys/kernel/unprivileged_bpf_disabled", "BPF_SYSCALL"},
 	} {
 		if _, err := os.Lstat(m.at(one[0])); err != nil {
 			missing = append(missing, one[1])

@@ -19,15 +19,15 @@ Boot a unified kernel image (UKI) by systemd-boot or the firmware.
 
 no-policies problem seal
 The owner signed no PCR policies with the release that runs, so there is nothing to seal to.
-Publish a release that has them: "gatewarden-fleet release build" with --uki and a PCR-policy key (docs/concepts/sealing.md).
+Publish a release that has them, which is one built with a UKI: "gatewarden-fleet release build --uki" (docs/updates.md, "PCR policies").
 
 pcr4-missing problem seal
 Secure Boot is off, and no PCR policy of the release that runs includes PCR 4: any program could have been started before.
-Build releases with --loader, so that their PCR policies include PCR 4, or switch Secure Boot on.
+Build releases with "gatewarden-fleet release build --uki", which signs policies with PCR 4 and without, or switch Secure Boot on.
 
 pcr4-wanted advice seal
-Secure Boot is off. A release whose PCR policies lack PCR 4 will be refused by seal: any program could have been started before.
-Build releases with --loader, so that their PCR policies include PCR 4, or switch Secure Boot on.
+Secure Boot is off, so that seal takes only PCR policies with PCR 4, which holds every program that was started: any could have been. They fit the boot loader that the release names, and no other.
+Build releases with --uki and, where systemd-boot starts it, with --loader; or switch Secure Boot on.
 `,
 		Ask: lookAtSeal,
 	}

@@ -25,7 +25,7 @@ mount -t efivarfs efivarfs /sys/firmware/efi/efivars; systemd does it if the ker
 
 off advice attest seal
 The firmware starts any program. What was started is still measured and judged; verdicts note that Secure Boot is off.
-Enrol your keys and switch it on in the firmware setup. Where it stays off, releases need PCR policies that include PCR 4 (build them with --loader) for seal.
+Enrol your keys and switch it on in the firmware setup. Where it stays off, seal needs releases with PCR policies that include PCR 4 (docs/updates.md, "PCR policies").
 
 setup advice attest seal
 The firmware waits for keys (setup mode): whoever boots next may install some, and nothing is refused until then.

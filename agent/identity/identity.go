@@ -8,6 +8,7 @@
 package identity
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -219,6 +220,22 @@ func (i *Identity) loadEK(ctx context.Context) error {
 	return i.store.writeEK(i.ek)
 }
 
+// checkEK tells a TPM that was exchanged from one that was cleared. With another chip
+// this is another device, which its fleet does not know yet.
+func (i *Identity) checkEK(ctx context.Context) error {
+	ek, err := i.cfg.TPM.EK(ctx, "")
+	if err != nil {
+		return fmt.Errorf("find endorsement key: %w", err)
+	}
+	if ek.Kind == i.ek.Kind && bytes.Equal(ek.Name, i.ek.Name) {
+		return nil
+	}
+	before := i.Device()
+	i.ek, i.chosen = ekRecord{Version: 1, Kind: ek.Kind, Name: ek.Name}, ek
+	i.cfg.Event("identity.tpm-exchanged", "the TPM of "+before+" is not in this machine any more; it enrols as "+i.Device())
+	return i.store.writeEK(i.ek)
+}
+
 // loadAK loads the attestation key. One that is lost, damaged or of a TPM that was
 // cleared is made anew: the fleet then asks an operator.
 func (i *Identity) loadAK(ctx context.Context) error {
@@ -231,6 +248,11 @@ func (i *Identity) loadAK(ctx context.Context) error {
 	if err != nil {
 		if !errors.Is(err, tpm.ErrDamaged) && !errors.Is(err, tpm.ErrReplaced) && !errors.Is(err, fsx.ErrDamaged) {
 			return fmt.Errorf("load attestation key: %w", err)
+		}
+		if errors.Is(err, tpm.ErrReplaced) {
+			if err := i.checkEK(ctx); err != nil {
+				return err
+			}
 		}
 		i.cfg.Event("identity.ak-lost", "the attestation key can't be used any more and is made anew: "+err.Error())
 	}

@@ -36,7 +36,7 @@ func office(t *testing.T) (socket string, store *registry.Store) {
 		}
 	}
 	handler, err := operator.New(operator.Config{
-		Fleet: "lab", Registry: store, Now: time.Now, Log: slog.New(slog.DiscardHandler), Drop: func(string) {},
+		Fleet: "f", Registry: store, Now: time.Now, Log: slog.New(slog.DiscardHandler), Drop: func(string) {},
 		Deliver: func(context.Context, string) error { return nil }, Vouched: func(registry.Device) bool { return true },
 	})
 	if err != nil {

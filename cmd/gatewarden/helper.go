@@ -76,7 +76,7 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 	f.IntVar(&c.PeerUID, "peer-uid", -1, "the same by its number `N`; it goes before --peer")
 	f.StringVar(&c.Trust, "trust", "/etc/gatewarden/trust", "`FOLDER` of the trust documents, root-owned")
 	f.StringVar(&c.State, "state", "/var/lib/gatewarden-helper", "`FOLDER` of the helper's own records")
-	f.StringVar(&chip, "tpm", "/dev/tpmrm0", "`DEVICE` of the TPM, or unix:PATH of an emulator")
+	f.StringVar(&chip, "tpm", "/dev/tpmrm0", "`DEVICE` of the TPM, swtpm:PATH of an emulator, or unix:PATH of a resource manager")
 	f.StringVar(&c.EventLog, "event-log", "/sys/kernel/security/tpm0/binary_bios_measurements", "the firmware's event log `FILE`")
 	f.StringVar(&c.IMALog, "ima-log", "/sys/kernel/security/ima/binary_runtime_measurements", "the kernel's IMA list `FILE`")
 	f.StringVar(&slots, "slots", defaultSlots, "`FOLDER` with slot-a and slot-b, for images that have no device")

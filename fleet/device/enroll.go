@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/admission"
 	"github.com/gatewarden/gatewarden/fleet/ca"
 	"github.com/gatewarden/gatewarden/fleet/registry"
@@ -319,7 +318,7 @@ func (a *api) issue(w http.ResponseWriter, r *http.Request, c caller, csr *x509.
 	if err != nil {
 		return err
 	}
-	gate := verifier.GateFor(attest.Grade(verdict.Grade), c.device.State)
+	gate := verifier.GateNow(verdict, c.device.State)
 	profile, life, identity := a.allowed(gate, c.device.ID)
 	leaf, chain, err := a.CA.Issue(profile, identity, csr.PublicKey, now, life)
 	if err != nil {

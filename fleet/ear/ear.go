@@ -40,6 +40,7 @@ type Appraisal struct {
 	Nonce   []byte // of the challenge that the evidence answered
 	Policy  string // attest.Policy.ID
 	Genuine bool   // a known TPM maker vouches for the device's EK
+	Files   bool   // the IMA list was held against the files that are allowed
 }
 
 // Config of an Issuer. All fields are required.

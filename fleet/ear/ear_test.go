@@ -178,6 +178,12 @@ func TestVectorClaimsNoMoreThanTheRulesFound(t *testing.T) {
 			t.Errorf("%s: %v", name, v)
 		}
 	}
+	if v := vectorOf(Appraisal{Rules: rulesWith(nil), Files: true}); v["executables"] != 2 {
+		t.Errorf("files that were all allowed: %v", v)
+	}
+	if v := vectorOf(Appraisal{Rules: rulesWith(map[string]attest.Grade{"ima": attest.Trusted}), Files: true}); v["executables"] != 3 {
+		t.Errorf("files of which some were excepted: %v", v)
+	}
 	if v := vectorOf(Appraisal{}); v["executables"] < 96 || v["configuration"] < 96 {
 		t.Errorf("rules that were not asked: %v", v)
 	}

@@ -14,6 +14,7 @@ const (
 	noKnownFlaws       = 3  // configuration: exposes no known vulnerabilities
 	unsafeConfig       = 32 // configuration: exposes known vulnerabilities
 	unsupportable      = 96 // configuration: unacceptable
+	approvedRuntime    = 2  // executables: only approved ones were loaded, during the boot and since
 	approvedBoot       = 3  // executables: only approved ones were loaded during the boot
 	unrecognized       = 33 // executables: others were loaded
 	contraindicated    = 96 // executables: others were loaded, and the policy distrusts them
@@ -31,7 +32,7 @@ func executableRules() []string {
 // value follows what a failure costs by the policy: what is only noted, or excepted,
 // costs nothing. File system, run time and storage are not judged, and not claimed.
 func vectorOf(a Appraisal) map[string]int {
-	vector := map[string]int{"instance-identity": recognizedInstance, "executables": executablesOf(a.Rules), "configuration": configurationOf(a.Rules)}
+	vector := map[string]int{"instance-identity": recognizedInstance, "executables": executablesOf(a.Rules, a.Files), "configuration": configurationOf(a.Rules)}
 	switch {
 	case cost(a.Rules, "firmware-state") != attest.Trusted:
 		vector["hardware"] = unsafeHardware
@@ -41,7 +42,7 @@ func vectorOf(a Appraisal) map[string]int {
 	return vector
 }
 
-func executablesOf(rules []attest.RuleResult) int {
+func executablesOf(rules []attest.RuleResult, files bool) int {
 	worst := attest.Trusted
 	for _, name := range executableRules() {
 		switch cost(rules, name) {
@@ -60,6 +61,8 @@ func executablesOf(rules []attest.RuleResult) int {
 		return contraindicated
 	case worst == attest.Degraded:
 		return unrecognized
+	case files && held(rules, "ima"):
+		return approvedRuntime
 	}
 	return approvedBoot
 }

@@ -61,6 +61,25 @@ func TestFirmwareIsNotCountedWhenAPageIsShown(t *testing.T) {
 	}
 }
 
+// TestFallsAreCountedFromAnIndex: in a bad hour every verdict asks.
+func TestFallsAreCountedFromAnIndex(t *testing.T) {
+	s, err := OpenSQLite(filepath.Join(t.TempDir(), "fleet.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	steps, err := list(t.Context(), s.reader, func(r row) (step string, err error) {
+		var id, parent, unused int
+		return step, r.Scan(&id, &parent, &unused, &step)
+	}, `EXPLAIN QUERY PLAN `+fallQuery, "box", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan := strings.Join(steps, "; "); strings.Count(plan, "USING COVERING INDEX devices_fallen") != 2 {
+		t.Errorf("plan: %s", plan)
+	}
+}
+
 // A database of the first schema keeps its devices and takes in what came later.
 func TestDatabaseOfTheFirstSchemaIsBroughtUpToDate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "fleet.db")

@@ -16,7 +16,8 @@ func (s *Store) AddVerdict(ctx context.Context, v Verdict) error {
 		return fmt.Errorf("encode explanation: %w", err)
 	}
 	err = s.write(ctx, func(tx *sql.Tx) error {
-		if err := execOne(ctx, tx, `UPDATE devices SET grade = $2, grade_at = $3, running = $4, audit_head = $5 WHERE id = $1`,
+		if err := execOne(ctx, tx, `UPDATE devices SET fallen_at = CASE WHEN $2 = 'untrusted' AND grade <> $2 THEN $3 ELSE fallen_at END,
+			grade = $2, grade_at = $3, running = $4, audit_head = $5 WHERE id = $1`,
 			v.Device, v.Grade, ms(v.At), clean(v.Release, maxClaim), clean(v.Audit, maxClaim)); err != nil {
 			return err
 		}

@@ -12,26 +12,27 @@ import (
 
 const (
 	refusalSpan = time.Minute // a device's refusals make one line of the timeline in each
-	maxRefusals = 10_000      // devices remembered
+	maxNotes    = 10_000      // of one kind that are remembered
 )
 
-// refusals remembers whose evidence was refused lately. Safe for concurrent use.
-type refusals struct {
+// notes remembers what was noted lately. Safe for concurrent use.
+type notes struct {
+	span time.Duration
 	mu   sync.Mutex
 	last map[string]time.Time
 }
 
-// fresh reports whether the last refusal of device was noted long enough ago.
-func (r *refusals) fresh(device string, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if last, ok := r.last[device]; ok && now.Sub(last).Abs() < refusalSpan {
+// fresh reports whether this was noted last longer than a span ago, and notes it.
+func (n *notes) fresh(what string, now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if last, ok := n.last[what]; ok && now.Sub(last).Abs() < n.span {
 		return false
 	}
-	if r.last == nil || len(r.last) >= maxRefusals {
-		r.last = make(map[string]time.Time)
+	if n.last == nil || len(n.last) >= maxNotes {
+		n.last = make(map[string]time.Time)
 	}
-	r.last[device] = now
+	n.last[what] = now
 	return true
 }
 

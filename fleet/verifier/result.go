@@ -19,7 +19,7 @@ func (v *Verifier) tell(d registry.Device, policy string, nonce []byte, r *attes
 	}
 	token, err := v.Results.Issue(ear.Appraisal{
 		Device: d.ID, At: now, Grade: r.Grade(), Rules: r.Rules(), Release: r.Facts().Release, Claims: r.Claims(), Nonce: nonce,
-		Policy: policy, Genuine: d.EKVerified,
+		Policy: policy, Genuine: d.EKVerified, Files: filesJudged(r.Facts()),
 	}, "")
 	if err != nil {
 		v.Log.Error("make attestation result", "device", d.ID, "error", err)
@@ -48,8 +48,15 @@ func (v *Verifier) Result(ctx context.Context, d registry.Device, nonce string) 
 	if err := json.Unmarshal(last.Rules, &a.Rules); err != nil {
 		return "", fmt.Errorf("decode rules of %s: %w", d.ID, err)
 	}
+	var facts attest.Facts
+	if err := json.Unmarshal(last.Facts, &facts); err != nil {
+		return "", fmt.Errorf("decode facts of %s: %w", d.ID, err)
+	}
+	a.Files = filesJudged(&facts)
 	if err := json.Unmarshal(last.Claims, &a.Claims); err != nil {
 		return "", fmt.Errorf("decode claims of %s: %w", d.ID, err)
 	}
 	return v.Results.Issue(a, nonce)
 }
+
+func filesJudged(f *attest.Facts) bool { return f.IMA != nil && f.IMA.Judged }

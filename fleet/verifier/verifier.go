@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
@@ -26,7 +27,7 @@ import (
 // NonceLife is how long a challenge may be answered.
 const NonceLife = 2 * time.Minute
 
-// Config of a Verifier. All fields but Results and IMA are required.
+// Config of a Verifier. All fields but Results, Brake and IMA are required.
 type Config struct {
 	Registry *registry.Store
 	Fleet    string
@@ -34,6 +35,7 @@ type Config struct {
 	Now      func() time.Time
 	Fell     func(device string) // device is not trusted any more: end its sessions
 	Results  *ear.Issuer         // tells others; nil: nobody is told
+	Brake    int                 // percent of a hardware model that may fall within an hour before the gate stops; 0: any share
 	Log      *slog.Logger
 	IMA      *attest.IMAReference // which files may be read and run; nil: IMA lists are replayed only
 }
@@ -46,7 +48,8 @@ const logCache = 64 << 20
 type Verifier struct {
 	Config
 	logs     *attest.LogCache
-	refusals refusals
+	refusals notes // by device
+	brakes   notes // by model
 }
 
 // New checks c.
@@ -58,7 +61,7 @@ func New(c Config) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("verifier: %w", err)
 	}
-	return &Verifier{Config: c, logs: logs}, nil
+	return &Verifier{Config: c, logs: logs, refusals: notes{span: refusalSpan}, brakes: notes{span: brakeSpan}}, nil
 }
 
 // memory is what the registry keeps of a device for the next appraisal.
@@ -213,13 +216,22 @@ func approved(ctx context.Context, store *registry.Store, model string) ([]attes
 
 // conclude stores the verdict with all that follows from it, then tells.
 func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Channel, m memory, ev attest.Evidence, r *attest.Result, now time.Time) (wire.Verdict, error) {
-	gate := GateFor(r.Grade(), d.State)
+	gate, lines := GateFor(r.Grade(), d.State), r.Explanation()
+	if gate == wire.GateQuarantine && d.State == registry.Active {
+		held, err := v.brake(ctx, d, now)
+		if err != nil {
+			return wire.Verdict{}, err
+		}
+		if held != "" {
+			gate, lines = wire.GateShort, slices.Insert(slices.Clone(lines), 1, held)
+		}
+	}
 	v.doubt(ctx, d.ID, &m, r, now)
 	record, err := v.record(d, m, ev, r, now)
 	if err != nil {
 		return wire.Verdict{}, err
 	}
-	record.Gate = string(gate)
+	record.Gate, record.Explanation = string(gate), lines
 	if err := v.Registry.AddVerdict(ctx, record); err != nil {
 		return wire.Verdict{}, fmt.Errorf("store verdict: %w", err)
 	}
@@ -234,7 +246,7 @@ func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Chan
 	}
 	return wire.Verdict{
 		Version: 1, Device: d.ID, Nonce: ev.Nonce, Issued: now.UTC(), Grade: string(r.Grade()), Gate: gate,
-		Explanation: r.Explanation(), Renew: mustRenew(channel.Identity, gate), Result: v.tell(d, m.Policy, ev.Nonce, r, now),
+		Explanation: lines, Renew: mustRenew(channel.Identity, gate), Result: v.tell(d, m.Policy, ev.Nonce, r, now),
 	}, nil
 }
 
@@ -263,7 +275,7 @@ func (v *Verifier) record(d registry.Device, m memory, ev attest.Evidence, r *at
 		return registry.Verdict{}, fmt.Errorf("encode memory: %w", err)
 	}
 	return registry.Verdict{
-		Device: d.ID, At: now, Grade: string(r.Grade()), Release: r.Facts().Release, Explanation: r.Explanation(),
+		Device: d.ID, At: now, Grade: string(r.Grade()), Release: r.Facts().Release,
 		Rules: rules, Facts: facts, Claims: claims, Audit: r.Claims().Audit, Memory: kept, Firmware: firmware,
 	}, nil
 }

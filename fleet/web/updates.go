@@ -1,10 +1,12 @@
 package web
 
 import (
+	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -31,7 +33,11 @@ type updateView struct {
 func viewUpdates(k record, now time.Time) updatesView {
 	v := updatesView{Running: runningRelease(k.device, now), Slot: pair{Key: "Slot", Value: "not told"}}
 	var h wire.Health
-	if strictjson.Unmarshal(k.health.Body, &h) == nil && h.Slot != "" {
+	var quoted attest.Claims
+	switch {
+	case json.Unmarshal(k.verdict.Claims, &quoted) == nil && quoted.Slot != "":
+		v.Slot.Value, v.Slot.Note = plain(quoted.Slot), "as its last quote names it"
+	case strictjson.Unmarshal(k.health.Body, &h) == nil && h.Slot != "":
 		v.Slot.Value, v.Slot.Note = plain(h.Slot), "as the gateway reports it"
 	}
 	for i, u := range k.updates {

@@ -87,7 +87,7 @@ func TestWhatABrokerCouldHaveWrittenIsMarked(t *testing.T) {
 	var report wire.Health
 	s.ok(json.Unmarshal(health.Body, &report))
 	verdict := func(at time.Time, posture, head string) {
-		claims, err := json.Marshal(attest.Claims{Version: 1, Posture: posture, Audit: head})
+		claims, err := json.Marshal(attest.Claims{Version: 1, Slot: "b", Posture: posture, Audit: head})
 		s.ok(err)
 		s.ok(s.AddVerdict(s.ctx, registry.Verdict{Device: id, At: at, Grade: "trusted", Gate: "full", Explanation: []string{"trusted: all"}, Claims: claims, Audit: head}))
 	}
@@ -101,7 +101,7 @@ func TestWhatABrokerCouldHaveWrittenIsMarked(t *testing.T) {
 	}
 	wants(t, page(), "A later line. not confirmed by a quote yet", "A forged line. not confirmed by a quote yet")
 	verdict(now, bound.Posture(report.Findings), "2")
-	wants(t, page(), "Confirmed by the TPM's last quote. Reported", "1 attempt · confirmed by a quote", "A later line. not confirmed by a quote yet",
+	wants(t, page(), "Slot b as its last quote names it", "Confirmed by the TPM's last quote. Reported", "1 attempt · confirmed by a quote", "A later line. not confirmed by a quote yet",
 		"A forged line. not in the audit log that the TPM quoted")
 	verdict(now.Add(time.Hour), bound.Posture(nil), "2")
 	wants(t, page(), "The TPM's last quote names another report: this one was forged or overtaken, and counts for nothing.")

@@ -8,6 +8,12 @@
 //
 // # The policy
 //
+// A policy is a list of conditions in place of a password. A program opens a session
+// and shows the chip one condition after the other; each that holds changes the
+// session's digest: new := SHA-256(old || which condition || its arguments). The chip
+// obeys if the digest at the end is the one in the object. So an object holds 32 bytes
+// and the chip no list, and the conditions are given in the same order each time:
+//
 //	PolicyAuthorize(PCR-policy key, ref)  the owner signed these values of PCRs 11, 12,
 //	                                      13 (and 4) for this product, channel and epoch
 //	AND PolicyNV(counter == value)        no later epoch was reached since

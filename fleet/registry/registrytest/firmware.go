@@ -57,6 +57,42 @@ func (r rack) want(what, proposals string) {
 	}
 }
 
+func fallsCounted(t *testing.T, s *registry.Store) {
+	r := rack{t, s}
+	at := func(id, grade string, hours int) {
+		t.Helper()
+		must(t, s.AddVerdict(t.Context(), registry.Verdict{Device: id, At: start().Add(time.Duration(hours) * time.Hour), Grade: grade}))
+	}
+	want := func(what string, since, fell, of int) {
+		t.Helper()
+		n, all, err := s.Falls(t.Context(), "box", start().Add(time.Duration(since)*time.Hour))
+		must(t, err)
+		if n != fell || all != of {
+			t.Errorf("%s: %d of %d fell, want %d of %d", what, n, all, fell, of)
+		}
+	}
+	var ids []string
+	for n := range 4 {
+		ids = append(ids, r.device(n, "box", true))
+		r.approve(ids[n])
+	}
+	at(r.device(9, "box", true), "untrusted", 1) // pending: not in service
+	at(ids[0], "trusted", 1)
+	at(ids[1], "untrusted", 1)
+	at(ids[2], "degraded", 2)
+	want("one", 0, 1, 4)
+	at(ids[2], "untrusted", 3)
+	at(ids[1], "untrusted", 5) // it fell before
+	want("since the first fell", 1, 1, 4)
+	at(ids[1], "trusted", 6)
+	at(ids[1], "untrusted", 7)
+	want("it fell again", 5, 1, 4)
+	must(t, s.SetState(t.Context(), ids[1], registry.Quarantined, "fleet", "", start()))
+	want("quarantined", 0, 2, 4)
+	must(t, s.SetState(t.Context(), ids[1], registry.Revoked, "alice", "", start()))
+	want("revoked", 0, 1, 3)
+}
+
 func firmwareCounted(t *testing.T, s *registry.Store) {
 	r := rack{t, s}
 	var ids []string

@@ -47,6 +47,7 @@ func Run(t *testing.T, open func(t *testing.T) *registry.Store) {
 		{"events are proven by the audit head that a quote names", eventsProven},
 		{"a proven outcome can't be overwritten", outcomeProven},
 		{"firmware is counted by what approved devices show", firmwareCounted},
+		{"falls of a model are counted from when they began", fallsCounted},
 		{"commands stay pending until their receipt", commands},
 		{"the timeline pages backwards without loss", timeline},
 		{"trim keeps the newest", trim},
