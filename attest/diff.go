@@ -23,6 +23,8 @@ func Diff(before, after *Facts) []string {
 		{[]int{4}, diffApplications},
 		{[]int{8, 12}, diffCommandLine},
 		{[]int{11}, diffSections},
+		{[]int{14}, diffMOK},
+		{[]int{5}, diffDisks},
 	}
 	var out []string
 	if after.Release != "" {
@@ -47,7 +49,30 @@ func diffSecureBoot(before, after *Facts) []string {
 	out := diffText("Secure Boot", before.SecureBoot, after.SecureBoot)
 	out = append(out, diffVariables("Secure Boot variable", before.Keys, after.Keys)...)
 	out = append(out, diffVariables("image verified by", before.Authorities, after.Authorities)...)
+	if before.Shim != nil && after.Shim != nil {
+		out = append(out, diffText("shim's validation", before.Shim.Validation, after.Shim.Validation)...)
+	}
 	return append(out, diffText("firmware signals", strings.Join(before.Signals, ", "), strings.Join(after.Signals, ", "))...)
+}
+
+// diffMOK compares what the owner of the machine trusts, as shim measured it.
+func diffMOK(before, after *Facts) (out []string) {
+	for _, list := range after.MOK {
+		if !slices.ContainsFunc(before.MOK, func(l Loaded) bool { return l.Digest == list.Digest }) {
+			out = append(out, fmt.Sprintf("keys of the machine's owner (MOK)%s changed, PCR 14, event %d", describedAs(list.Described), list.Event))
+		}
+	}
+	return out
+}
+
+func diffDisks(before, after *Facts) (out []string) {
+	same := func(a, b PartitionTable) bool { return a.Disk == b.Disk && slices.Equal(a.Partitions, b.Partitions) }
+	for _, disk := range after.Disks {
+		if disk.Doubt == "" && !slices.ContainsFunc(before.Disks, func(d PartitionTable) bool { return same(d, disk) }) {
+			out = append(out, fmt.Sprintf("partition table of disk %s is another, PCR 5, event %d", orUnknown(disk.Disk), disk.Event))
+		}
+	}
+	return out
 }
 
 func diffBootVariables(before, after *Facts) []string {

@@ -106,6 +106,9 @@ func extractFacts(log *EventLog, holds func(pcr int) bool) Facts {
 	if x.secure != 1 || !x.closed7 {
 		x.facts.SecureBoot = "unknown"
 	}
+	if s := x.facts.Shim; s != nil && s.Validation == "on" && firstUnread(x.facts.Unread, 7) != nil {
+		s.Validation = "unknown" // what can't be read may be that it is off
+	}
 	return x.facts
 }
 

@@ -5,7 +5,7 @@ const shimLock = "605dab50-e046-4300-abb6-3dd810dd8b23"
 
 // Shim is what shim says of itself in PCR 7.
 type Shim struct {
-	Validation string `json:"validation"`     // "off" if it was told to start anything, else "on"
+	Validation string `json:"validation"`     // "off" if it was told to start anything, "unknown" if PCR 7 has what can't be read, else "on"
 	SBAT       string `json:"sbat,omitempty"` // generations below which it starts nothing
 }
 

@@ -71,6 +71,12 @@ func TestShimTellsWhetherItValidates(t *testing.T) {
 			t.Errorf("MokSBState %x: %+v", state, f.Shim)
 		}
 	}
+	// Whoever alters the log hides no state behind bytes that no digest covers.
+	hidden := shim("MokSBState", []byte{1})
+	hidden.Data = variable(guidOf(shimLock), "MokSBState", []byte{0})
+	if f := factsOf(t, separatorOf(7), shim("SbatLevel", []byte("sbat,1")), hidden); f.Shim.Validation != "unknown" {
+		t.Errorf("MokSBState that the log alters: %+v", f.Shim)
+	}
 	lists := factsOf(t, measured(14, evIPL, []byte("MokList\x00")))
 	if len(lists.MOK) != 1 || lists.MOK[0].Described != "MokList" || lists.Shim != nil {
 		t.Errorf("lists of the owner: %+v", lists.MOK)
@@ -225,5 +231,25 @@ func TestSignaturesOfOtherKindsAreCounted(t *testing.T) {
 	reference := KeyReference{Variable: "db", Certificates: []Digest{{1}}}
 	if text := reference.refuses(&f.Keys[0]); !strings.Contains(text, "neither certificates nor hashes") {
 		t.Errorf("a policy of certificates takes it: %q", text)
+	}
+}
+
+func TestChangesOfOwnersKeysShimAndDiskAreTold(t *testing.T) {
+	state := func(value byte) LogEvent {
+		return measured(7, evVariableAuthority, variable(guidOf(shimLock), "MokSBState", []byte{value}))
+	}
+	before := factsOf(t, separatorOf(7), state(0), measured(14, evIPL, []byte("MokList\x00")), measured(5, evGPT, gpt(1)))
+	after := factsOf(t, separatorOf(7), state(1), LogEvent{PCR: 14, Type: evIPL, Digest: Digest{9}, Data: []byte("MokList\x00")}, measured(5, evGPT, gpt(2)))
+	if changes := Diff(&before, &before); len(changes) != 0 {
+		t.Errorf("the same boot twice: %q", changes)
+	}
+	told := strings.Join(Diff(&before, &after), "\n")
+	for _, want := range []string{
+		"shim's validation: `on` became `off`", "keys of the machine's owner (MOK) (described as MokList) changed, PCR 14, event 3",
+		"partition table of disk 000000d1-0000-0000-0000-000000000000 is another, PCR 5, event 4",
+	} {
+		if !strings.Contains(told, want) {
+			t.Errorf("it is not told: %s; but\n%s", want, told)
+		}
 	}
 }
