@@ -58,7 +58,7 @@ func TestNoCrashStateLosesWhatWasAcknowledged(t *testing.T) {
 	states, seed := 300, newSeed(w)
 	honest := w.crashes(states, seed, lab.Lose{}, (*harm).examine)
 	t.Logf("as disks do: %+v", honest)
-	// In 1 state of 300 so far the check at boot asked for a person; all was there behind it.
+	// In 1 state of 600 so far the check at boot asked for a person; all was there behind it.
 	if honest.lost+honest.damaged > 0 || honest.unclean > states/100 {
 		t.Errorf("a power cut does harm: %+v", honest)
 	}
