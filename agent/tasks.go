@@ -111,7 +111,7 @@ func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 }
 
 func (a *Agent) credentialChanged(c identity.Credential) {
-	a.event("identity.renewed", fmt.Sprintf("certificate %.8s for %s until %s", c.Serial(), c.Identity, c.Leaf().NotAfter.UTC().Format(time.RFC3339)))
+	a.event("identity.renewed", fmt.Sprintf("certificate %s for %s until %s", wire.ShortSerial(c.Serial()), c.Identity, c.Leaf().NotAfter.UTC().Format(time.RFC3339)))
 	if a.link != nil { // nil while New runs
 		a.link.Reconnect()
 	}

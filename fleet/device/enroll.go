@@ -394,7 +394,7 @@ func (a *api) settle(ctx context.Context, c caller, issued registry.Certificate,
 	if c.ticket != nil {
 		what = "issued by proof of EK and AK"
 	}
-	a.note(ctx, c.device.ID, "certificate."+issued.Profile, registry.Info, fmt.Sprintf("%s certificate %.8s %s", issued.Profile, issued.Serial, what))
+	a.note(ctx, c.device.ID, "certificate."+issued.Profile, registry.Info, fmt.Sprintf("%s certificate %s %s", issued.Profile, wire.ShortSerial(issued.Serial), what))
 	if c.cert != nil && c.cert.Subject.CommonName == issued.Identity {
 		return nil
 	}

@@ -132,7 +132,7 @@ func (w *world) serve(handler http.Handler) {
 	}
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	w.must(err)
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	go server.Serve(tls.NewListener(inner, device.TLS(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return own, nil }, clients, w.store, w.now)))
 	w.Cleanup(func() { server.Close() })
 	w.url = "https://" + inner.Addr().String()
@@ -160,7 +160,7 @@ func (w *world) client(own *tls.Certificate) *http.Client {
 	if own != nil {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own, nil }
 	}
-	c := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: config}}
+	c := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: config}}
 	w.Cleanup(c.CloseIdleConnections)
 	return c
 }

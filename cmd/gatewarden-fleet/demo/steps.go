@@ -43,7 +43,7 @@ func enrol(ctx context.Context, w *world) ([]string, error) {
 			return lines, err
 		}
 		lines = append(lines, fmt.Sprintf("%s is %s: EK certificate of its TPM's maker checked, credential activated, key certified by the AK;",
-			g.name, g.id), fmt.Sprintf("  approved by %s (firmware values frozen), certificate %.8s until %s", person, s.Certificate.Serial,
+			g.name, g.id), fmt.Sprintf("  approved by %s (firmware values frozen), certificate %s until %s", person, wire.ShortSerial(s.Certificate.Serial),
 			s.Certificate.NotAfter.UTC().Format("2 Jan 15:04")))
 	}
 	return lines, nil
@@ -137,7 +137,7 @@ func rotate(ctx context.Context, w *world) ([]string, error) {
 		return nil, err
 	}
 	return []string{
-		fmt.Sprintf("certificate %.8s became %.8s with a new key in the TPM, proven by a handshake before the old one was dropped", before.Certificate.Serial, after.Certificate.Serial),
+		fmt.Sprintf("certificate %s became %s with a new key in the TPM, proven by a handshake before the old one was dropped", wire.ShortSerial(before.Certificate.Serial), wire.ShortSerial(after.Certificate.Serial)),
 		fmt.Sprintf("%d numbered messages at %d a second meanwhile: none lost, none twice", loadMessages, loadRate),
 	}, nil
 }
@@ -214,7 +214,7 @@ func obey(ctx context.Context, w *world) ([]string, error) {
 	if err := json.Unmarshal(done.Signed, &signed); err != nil {
 		return nil, err
 	}
-	lines := []string{fmt.Sprintf("ran       ping: %q; receipt signed by the device's key (certificate %.8s)", done.Text, signed.Serial)}
+	lines := []string{fmt.Sprintf("ran       ping: %q; receipt signed by the device's key (certificate %s)", done.Text, wire.ShortSerial(signed.Serial))}
 	cases, err := w.badCommands(ctx, g, other, good)
 	if err != nil {
 		return lines, err

@@ -41,7 +41,7 @@ func tamper(ctx context.Context, w *world) ([]string, error) {
 	if s.Verdict == nil || s.Verdict.Grade != string(attest.Untrusted) || !strings.Contains(strings.Join(s.Verdict.Explanation, "\n"), alteredWords) {
 		return nil, fmt.Errorf("the verdict does not show the altered words: %v", s.Verdict)
 	}
-	lines := append(indent(s.Verdict.Explanation, 4), fmt.Sprintf("certificate exchanged for a quarantine one (%s, %.8s)", s.Certificate.Identity, s.Certificate.Serial))
+	lines := append(indent(s.Verdict.Explanation, 4), fmt.Sprintf("certificate exchanged for a quarantine one (%s, %s)", s.Certificate.Identity, wire.ShortSerial(s.Certificate.Serial)))
 	refusals, err := w.tryOldTopics(ctx, g, old)
 	lines = append(lines, refusals...)
 	if err != nil {
@@ -60,8 +60,8 @@ func tamper(ctx context.Context, w *world) ([]string, error) {
 	if err != nil {
 		return lines, err
 	}
-	return append(lines, fmt.Sprintf("booted as it should be, it healed without a person: %s, certificate %.8s for %s",
-		s.Verdict.Grade, s.Certificate.Serial, s.Certificate.Identity)), nil
+	return append(lines, fmt.Sprintf("booted as it should be, it healed without a person: %s, certificate %s for %s",
+		s.Verdict.Grade, wire.ShortSerial(s.Certificate.Serial), s.Certificate.Identity)), nil
 }
 
 // tryOldTopics is an intruder on gateway 2, who can use its TPM: neither the old
