@@ -43,7 +43,7 @@ func (a *Agent) lockInQuarantine(ctx context.Context) error {
 // inQuarantine takes both the certificate, which the fleet's CA issued, and a verdict
 // on this boot: after a reboot the certificate is still there, an old verdict may come
 // late, and the boot may be good. A boot on trial is not locked, since its secrets could not be carried over:
-// an update is what heals.
+// an update is what heals. Nor is one whose secrets must open for the next update.
 func (a *Agent) inQuarantine() bool {
 	c, ok := a.identity.Current()
 	if !ok {
@@ -51,7 +51,14 @@ func (a *Agent) inQuarantine() bool {
 	}
 	_, quarantined, _ := wire.DeviceOf(c.Identity)
 	v := a.ofBoot.Load()
-	return quarantined && v != nil && v.Gate == wire.GateQuarantine && !a.onTrial()
+	if !quarantined || v == nil || v.Gate != wire.GateQuarantine || a.onTrial() {
+		return false
+	}
+	named, err := a.secrets.NamesBoots()
+	if err != nil {
+		a.log.Error("look at secrets before they are shut", "error", err)
+	}
+	return !named
 }
 
 // onTrial says whether an update is between the reboot into it and its end.

@@ -68,6 +68,25 @@ func (b Boot) Release(product, version string) Release {
 	return r
 }
 
+// Boot is the boot of which Release made r, without paths, which no PCR here holds.
+// ok is false for one that can't be told apart: written by hand, or of other parts.
+func (r Release) Boot() (b Boot, ok bool) {
+	apps := r.BootApplications
+	if len(apps) == 3 {
+		b.Loader, apps = apps[0], apps[1:]
+	}
+	if len(apps) != 2 || len(r.CommandLines) != 1 {
+		return Boot{}, false
+	}
+	b.UKI, b.Kernel, b.CommandLine = apps[0], apps[1], r.CommandLines[0]
+	for _, name := range sectionOrder() {
+		if digest, found := r.UKISections[name]; found {
+			b.Sections = append(b.Sections, Section{Name: name, Digest: digest})
+		}
+	}
+	return b, len(b.Sections) == len(r.UKISections)
+}
+
 // CutAtFirstBootApplication returns the beginning of raw, an event log, up to the
 // first started boot application: what the firmware alone measured.
 func CutAtFirstBootApplication(raw []byte) ([]byte, error) {

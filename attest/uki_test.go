@@ -2,6 +2,7 @@ package attest_test
 
 import (
 	"bytes"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -126,4 +127,35 @@ func FuzzAuthenticode(f *testing.F) {
 		}
 		_, _ = attest.ReadUKI(file, nil) // must not panic
 	})
+}
+
+// TestReferenceValuesTellTheBootThatTheyWereMadeOf, but for paths, which no PCR that
+// is predicted holds.
+func TestReferenceValuesTellTheBootThatTheyWereMadeOf(t *testing.T) {
+	loader := boot.PE(boot.Section{Name: ".text", Data: []byte("loader")})
+	for name, with := range map[string][]byte{"by systemd-boot": loader, "by the firmware": nil} {
+		want, err := attest.ReadUKI(boot.UKI("kernel", "VERSION=1", "console=ttyS0"), with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := want.Release("edge", "1.0.0")
+		got, ok := r.Boot()
+		for _, secure := range []bool{true, false} {
+			got.SecureBoot, want.SecureBoot = secure, secure
+			if !ok || !maps.Equal(got.PCRs([]string{"sysinit"}), want.PCRs([]string{"sysinit"})) {
+				t.Errorf("started %s, Secure Boot %t: %+v, want %+v", name, secure, got, want)
+			}
+		}
+		for what, change := range map[string]func(*attest.Release){
+			"two command lines": func(r *attest.Release) { r.CommandLines = append(r.CommandLines, "x") },
+			"one application":   func(r *attest.Release) { r.BootApplications = r.BootApplications[:1] },
+			"a section unknown": func(r *attest.Release) { r.UKISections[".other"] = attest.Digest{1} },
+		} {
+			r := want.Release("edge", "1.0.0")
+			change(&r)
+			if _, ok := r.Boot(); ok {
+				t.Errorf("%s: told", what)
+			}
+		}
+	}
 }

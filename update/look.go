@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -240,7 +241,7 @@ func above(targets []Target, prefix, running string) ([]*Offer, error) {
 		}
 		all = append(all, dated{&Offer{Target: t.Path, Digest: sha256.Sum256(t.Custom), custom: t.Custom, version: name}, version})
 	}
-	slices.SortFunc(all, func(a, b dated) int { return b.version.Compare(a.version) })
+	sort.Slice(all, func(a, b int) bool { return all[a].version.Compare(all[b].version) > 0 })
 	offers := make([]*Offer, 0, len(all))
 	for _, d := range all[:min(len(all), maxReleases)] {
 		offers = append(offers, d.Offer)

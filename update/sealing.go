@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -144,23 +145,59 @@ func (e *Engine) keepSealing(ctx context.Context, s helperwire.Slots) error {
 	return nil
 }
 
-// Check holds bytes to the metadata that were verified before, with no network and
-// whatever their age: what an owner signed does not become another's by waiting.
-func (r *tufRepo) Check(ctx context.Context, path string, data []byte) error {
-	cfg := r.cfg
-	cfg.Metadata, cfg.Now = storedMetadata{cfg}, func() time.Time { return time.Unix(1, 0) }
-	client, err := tuf.New(cfg)
+// foresee has secrets sealed for the boot that is to be tried. Only here is believed
+// what a release says of its boot without a signature of its own, so that it is held
+// to the owner's metadata: the kept file may have been swapped while the power was off.
+func (e *Engine) foresee(ctx context.Context, job Job) error {
+	if e.cfg.Secrets == nil {
+		return nil
+	}
+	r, kept, err := e.release()
 	if err != nil {
 		return err
 	}
-	if err := client.Refresh(ctx); err != nil {
-		return err
+	e.repo.Lock()
+	signed, err := e.cfg.Repo.Custom(ctx, job.Target)
+	e.repo.Unlock()
+	if err != nil {
+		return fmt.Errorf("look release %s up in what the owner signed: %w", job.Release, err)
 	}
-	target, err := client.Target(ctx, path)
+	if !bytes.Equal(signed, kept) {
+		return fmt.Errorf("release %s: what is kept of it is not what its owner signed", job.Release)
+	}
+	if err := e.cfg.Secrets.Foresee(ctx, r, other(job.Old)); err != nil {
+		return fmt.Errorf("seal secrets for the trial: %w", err)
+	}
+	return nil
+}
+
+// Check holds bytes to the metadata that were verified before, with no network and
+// whatever their age: what an owner signed does not become another's by waiting.
+func (r *tufRepo) Check(ctx context.Context, path string, data []byte) error {
+	target, err := r.stored(ctx, path)
 	if err != nil {
 		return err
 	}
 	return target.Check(bytes.NewReader(data))
+}
+
+// Custom is as Check.
+func (r *tufRepo) Custom(ctx context.Context, path string) (json.RawMessage, error) {
+	target, err := r.stored(ctx, path)
+	return target.Custom(), err
+}
+
+func (r *tufRepo) stored(ctx context.Context, path string) (tuf.Target, error) {
+	cfg := r.cfg
+	cfg.Metadata, cfg.Now = storedMetadata{cfg}, func() time.Time { return time.Unix(1, 0) }
+	client, err := tuf.New(cfg)
+	if err != nil {
+		return tuf.Target{}, err
+	}
+	if err := client.Refresh(ctx); err != nil {
+		return tuf.Target{}, err
+	}
+	return client.Target(ctx, path)
 }
 
 // storedMetadata gives the one file that a client always asks for.

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/helperwire"
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/update/release"
 )
 
 // policyKey makes a PCR-policy key and the target that publishes it.
@@ -108,4 +110,39 @@ func TestRunningReleaseIsKnownWithoutTheNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("2.0.0")
+}
+
+// TestReleaseSwappedOnTheDiskIsNotSealedFor: what the next slot will measure is
+// believed only as the owner's metadata have it, with no network.
+func TestReleaseSwappedOnTheDiskIsNotSealedFor(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	k := &keeper{m: m}
+	m.secrets = k
+	m.publish(author("2.0.0"), m.image("2.0.0", 4))
+	e, err := m.newEngine(&fsx.FS{})
+	m.must(err)
+	m.engine = e
+	signed, err := e.lookUp(t.Context(), "releases/gw/stable/", "2.0.0.json")
+	m.must(err)
+	m.down.Store(true)
+	job := Job{Release: "2.0.0", Target: "releases/gw/stable/2.0.0.json", Old: "a"}
+	kept := m.path("state/update/" + releaseFile)
+	m.must(os.WriteFile(kept, signed, 0o600))
+	if err := e.foresee(t.Context(), job); err != nil || len(k.calls) != 1 {
+		t.Errorf("as it was signed: %v, calls %v", err, k.calls)
+	}
+	r, err := release.Parse(signed)
+	m.must(err)
+	r.Reference = json.RawMessage(`{"product":"gw","version":"2.0.0","command_lines":["init=/bin/sh"]}`)
+	swapped, err := json.Marshal(r)
+	m.must(err)
+	m.must(os.WriteFile(kept, swapped, 0o600))
+	if err := e.foresee(t.Context(), job); err == nil || len(k.calls) != 1 {
+		t.Errorf("a swapped one: %v, calls %v", err, k.calls)
+	}
+	job.Target = "releases/gw/stable/3.0.0.json"
+	if err := e.foresee(t.Context(), job); err == nil || len(k.calls) != 1 {
+		t.Errorf("one that the owner does not know: %v, calls %v", err, k.calls)
+	}
 }

@@ -52,6 +52,9 @@ func (e *Engine) try(ctx context.Context) (time.Duration, error) {
 	if err := e.change(func(r *Record) { r.Now.Trials = job.Trials }); err != nil {
 		return 0, err
 	}
+	if err := e.foresee(ctx, job); err != nil {
+		return 0, err
+	}
 	if err := e.cfg.Installer.Try(ctx, job.Release); err != nil {
 		return 0, fmt.Errorf("try release: %w", err)
 	}

@@ -41,6 +41,8 @@ type Repo interface {
 	// Check says whether data is the target of that path, by metadata that were
 	// verified before. It asks no network.
 	Check(ctx context.Context, path string, data []byte) error
+	// Custom is what those metadata say of a target, without the network too.
+	Custom(ctx context.Context, path string) (json.RawMessage, error)
 	// Root returns version and end of the newest root that was verified.
 	Root() (version int64, end time.Time, err error)
 	// Fetch opens a metadata file under the name that the repository gives it, for
@@ -79,9 +81,12 @@ type Session interface {
 	Close() error
 }
 
-// Resealer carries sealed secrets over to the release that runs on trial. Both
+// Resealer carries sealed secrets over to the release that runs on trial. All
 // methods may be repeated. A *policy.Refusal says that a secret would be lost.
 type Resealer interface {
+	// Foresee is called before the reboot into r in slot: secrets that open by no
+	// signature of r's owner must open in its boot, too.
+	Foresee(ctx context.Context, r *release.Release, slot string) error
 	Prepare(ctx context.Context, r *release.Release) error // before the commit: they open under both
 	Settle(ctx context.Context, r *release.Release) error  // after it: they open under r alone
 }

@@ -389,6 +389,11 @@ func (k *keeper) note(what string) {
 	k.calls = append(k.calls, what+" "+trial)
 }
 
+func (k *keeper) Foresee(_ context.Context, r *release.Release, slot string) error {
+	k.note("foresee " + r.Version + " in " + slot)
+	return nil
+}
+
 func (k *keeper) Prepare(_ context.Context, r *release.Release) error {
 	k.note("prepare " + r.Version)
 	return k.fail
@@ -407,7 +412,7 @@ func TestSecretsAreCarriedOverBeforeTheCommit(t *testing.T) {
 	m.publish(author("2.0.0"), m.image("2.0.0", 4))
 	m.live(m.settled(1))
 	m.wantOutcome(wire.UpdateInstalled, "", "2.0.0")
-	if got := strings.Join(k.calls, ", "); got != "prepare 2.0.0 trial, settle 2.0.0 kept" {
+	if got := strings.Join(k.calls, ", "); got != "foresee 2.0.0 in b kept, prepare 2.0.0 trial, settle 2.0.0 kept" {
 		t.Errorf("calls: %s", got)
 	}
 }
@@ -423,7 +428,7 @@ func TestReleaseUnderWhichSecretsWouldBeLostGoesBack(t *testing.T) {
 	m.secrets = k
 	m.publish(author("3.0.0"), m.image("3.0.0", 4))
 	m.live(m.settled(2))
-	if last := m.outcomes()[1]; last.Outcome != wire.UpdateRolledBack || last.Rule != "secrets" || len(k.calls) != 1 {
+	if last := m.outcomes()[1]; last.Outcome != wire.UpdateRolledBack || last.Rule != "secrets" || len(k.calls) != 2 {
 		t.Errorf("a secret that the release can't open: %+v after %v", last, k.calls)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
+	"sort"
 	"sync"
 	"time"
 
@@ -50,7 +50,8 @@ func NewTracker(c Config) (*Tracker, error) {
 		c.Grid = time.Minute
 	}
 	t := &Tracker{config: c}
-	checks := slices.SortedFunc(slices.Values(c.Checks), func(a, b Check) int { return strings.Compare(a.Name, b.Name) })
+	checks := slices.Clone(c.Checks)
+	sort.Slice(checks, func(a, b int) bool { return checks[a].Name < checks[b].Name }) // small: no copy of the algorithm for this type
 	for i, check := range checks {
 		if check.Name == "" || check.Every <= 0 || check.Run == nil {
 			return nil, fmt.Errorf("health: check %q is incomplete", check.Name)

@@ -105,12 +105,13 @@ func (k *Keeper) policy(ctx context.Context) (seal.Policy, error) {
 
 // policyFor seals to a release that runs, at an epoch.
 func (k *Keeper) policyFor(ctx context.Context, r *release.Release, epoch uint64) (seal.Policy, error) {
-	key, err := k.c.Key(ctx, r.Product)
-	if err != nil {
-		return seal.Policy{}, err
+	p := seal.Policy{SecureBoot: k.c.SecureBoot(), Ref: tpmpolicy.Ref{Product: r.Product, Channel: r.Channel, Epoch: epoch}}
+	if len(r.PCRPolicies) == 0 {
+		return k.unsigned(ctx, r, p)
 	}
-	p := seal.Policy{
-		Key: key, SecureBoot: k.c.SecureBoot(), Ref: tpmpolicy.Ref{Product: r.Product, Channel: r.Channel, Epoch: epoch},
+	var err error
+	if p.Key, err = k.c.Key(ctx, r.Product); err != nil {
+		return seal.Policy{}, err
 	}
 	p.Ref.PCRs, err = k.choose(ctx, r, p)
 	return p, err
@@ -145,15 +146,20 @@ func (k *Keeper) choose(ctx context.Context, r *release.Release, p seal.Policy) 
 
 // measured is the PCR policy that this boot satisfies.
 func (k *Keeper) measured(ctx context.Context, pcrs []int) (tpmpolicy.Digest, error) {
-	now, err := k.c.TPM.ReadPCRs(ctx, pcrs)
+	values, err := k.values(ctx, pcrs)
 	if err != nil {
 		return tpmpolicy.Digest{}, err
 	}
+	return tpmpolicy.Digest{}.PCR(values)
+}
+
+func (k *Keeper) values(ctx context.Context, pcrs []int) (map[int]tpmpolicy.Digest, error) {
+	now, err := k.c.TPM.ReadPCRs(ctx, pcrs)
 	values := make(map[int]tpmpolicy.Digest, len(now))
 	for pcr, value := range now {
 		values[pcr] = value
 	}
-	return tpmpolicy.Digest{}.PCR(values)
+	return values, err
 }
 
 // CoversRoot says whether what runs was booted with a hash of its root file system.
@@ -233,7 +239,7 @@ func (k *Keeper) opens(ctx context.Context, r *release.Release, item Item) error
 }
 
 // Settle ends the re-seal, and seals again to a PCR-policy key that replaced the
-// one before.
+// one before, or to this boot alone where the boot before was named too.
 func (k *Keeper) Settle(ctx context.Context, r *release.Release) error {
 	items, err := k.List()
 	if err != nil || len(items) == 0 {
@@ -250,16 +256,23 @@ func (k *Keeper) Settle(ctx context.Context, r *release.Release) error {
 	if err := k.Store.Settle(value); err != nil {
 		return err
 	}
-	key, err := k.c.Key(ctx, r.Product)
-	if err != nil {
-		return err
+	var der []byte
+	if len(r.PCRPolicies) > 0 {
+		key, err := k.c.Key(ctx, r.Product)
+		if err != nil {
+			return err
+		}
+		if der, err = tpmpolicy.MarshalKey(key); err != nil {
+			return err
+		}
 	}
-	der, err := tpmpolicy.MarshalKey(key)
-	if err != nil {
-		return err
-	}
-	items, err = k.List()
-	if err != nil || !slices.ContainsFunc(items, func(i Item) bool { return i.Damaged == nil && !bytes.Equal(i.Key, der) }) {
+	return k.resealIf(ctx, func(i Item) bool { return i.Boots > 0 || !bytes.Equal(i.Key, der) })
+}
+
+// resealIf seals all anew, if one of them needs it.
+func (k *Keeper) resealIf(ctx context.Context, needs func(Item) bool) error {
+	items, err := k.List()
+	if err != nil || !slices.ContainsFunc(items, func(i Item) bool { return i.Damaged == nil && needs(i) }) {
 		return err
 	}
 	return k.Reseal(ctx)
@@ -280,5 +293,9 @@ func (k *Keeper) Tidy(ctx context.Context, committing bool) error {
 	if committing || value < record.Initial+s.Epoch {
 		return k.Store.Settle(value)
 	}
-	return k.Abort(value)
+	if err := k.Abort(value); err != nil {
+		return err
+	}
+	// The next slot's boot was named, and did not stay.
+	return k.resealIf(ctx, func(i Item) bool { return i.Boots > len(phasePaths()[0]) })
 }

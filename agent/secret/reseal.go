@@ -117,12 +117,31 @@ func (s *Store) Reseal(ctx context.Context) error {
 	return nil
 }
 
+// resealTo seals one secret again, to a policy.
+func (s *Store) resealTo(ctx context.Context, name string, policy seal.Policy) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.replace(ctx, name, func(context.Context) (seal.Policy, error) { return policy, nil }); err != nil {
+		return fmt.Errorf("re-seal %s: %w", name, err)
+	}
+	return nil
+}
+
 func (s *Store) reseal(ctx context.Context, name string) error {
+	return s.replace(ctx, name, s.c.Policy)
+}
+
+// replace opens a secret and puts it back as policy says.
+func (s *Store) replace(ctx context.Context, name string, policy func(context.Context) (seal.Policy, error)) error {
 	blob, err := s.read(name, current)
 	if err != nil {
 		return err
 	}
 	info, err := seal.Inspect(blob)
+	if errors.Is(err, tpm.ErrDamaged) {
+		s.c.Log.Error("a damaged secret is left as it is", "name", name, "error", err)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -138,7 +157,7 @@ func (s *Store) reseal(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	return s.put(ctx, name, terms, secret)
+	return s.put(ctx, name, terms, secret, policy)
 }
 
 // Abort forgets a re-seal whose counter value was not reached and will not be: the

@@ -42,7 +42,7 @@ func TestSecretsSurviveRestartAndUpdateButNotAnAlteredBoot(t *testing.T) {
 	for i := range items {
 		items[i].Key = nil // shown by TestNewPolicyKeyTakesOverAtTheNextCommit
 	}
-	if want := "[{disk disk.service 1  [] [4 11 12 13] <nil>} {vpn-key vpn-key.service 1  [] [4 11 12 13] <nil>}]"; err != nil || fmt.Sprint(items) != want {
+	if want := "[{disk disk.service 1  [] [4 11 12 13] 0 <nil>} {vpn-key vpn-key.service 1  [] [4 11 12 13] 0 <nil>}]"; err != nil || fmt.Sprint(items) != want {
 		t.Errorf("%v, %v", items, err)
 	}
 	g.reboot("v1")

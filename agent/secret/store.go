@@ -68,6 +68,7 @@ type Item struct {
 	Until string // boot phase in which it shuts, or ""
 	Key   []byte // SubjectPublicKeyInfo of the PCR-policy key that it follows
 	PCRs  []int  // to which it is sealed
+	Boots int    // that open it without a signature of the owner, count; 0 with Key
 	// Damaged is why its file can't be read, or nil.
 	Damaged error
 }
@@ -128,14 +129,14 @@ func (s *Store) Put(ctx context.Context, name string, terms Terms, secret []byte
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.put(ctx, name, terms, secret); err != nil {
+	if err := s.put(ctx, name, terms, secret, s.c.Policy); err != nil {
 		return fmt.Errorf("store secret %s: %w", name, err)
 	}
 	s.c.Log.Info("secret stored", "name", name, "unit", terms.Unit)
 	return nil
 }
 
-func (s *Store) put(ctx context.Context, name string, terms Terms, secret []byte) error {
+func (s *Store) put(ctx context.Context, name string, terms Terms, secret []byte, to func(context.Context) (seal.Policy, error)) error {
 	names, err := s.names(current)
 	if err != nil {
 		return err
@@ -150,12 +151,15 @@ func (s *Store) put(ctx context.Context, name string, terms Terms, secret []byte
 	if len(pending) != 0 {
 		return ErrPending
 	}
-	if s.c.Policy == nil {
+	if to == nil {
 		return errors.New("this process only reads secrets")
 	}
-	policy, err := s.c.Policy(ctx)
+	policy, err := to(ctx)
 	if err != nil {
 		return err
+	}
+	if terms.Until != "" && policy.Key == nil {
+		return errors.New("a secret that shuts in a phase of the boot needs a release with PCR policies")
 	}
 	blob, err := s.seal(ctx, policy, name, terms, secret)
 	if err != nil {
@@ -182,7 +186,7 @@ func (s *Store) List() ([]Item, error) {
 		if err == nil {
 			var info seal.Info
 			info, err = seal.Inspect(blob)
-			item.Unit, item.Epoch, item.Until, item.Key, item.PCRs = info.Unit, info.Ref.Epoch, info.Ref.Until, info.Key, info.Ref.PCRs
+			item.Unit, item.Epoch, item.Until, item.Key, item.PCRs, item.Boots = info.Unit, info.Ref.Epoch, info.Ref.Until, info.Key, info.Ref.PCRs, info.Boots
 		}
 		item.Damaged = err
 		items = append(items, item)

@@ -71,6 +71,7 @@ func buildFlags(cmd *cobra.Command, o *release.BuildOptions) {
 	f.StringVar(&o.UKIB, "uki-b", "", "`FILE` for slot b alone; with --uki-a")
 	f.StringVar(&o.Loader, "loader", "", "systemd-boot `FILE` that starts the UKI, if one does")
 	f.StringArrayVar(&o.Phases, "phases", nil, "boot-phase `PATH` in which secrets may open, may be repeated (default: sysinit and sysinit:ready)")
+	f.BoolVar(&o.Unsigned, "no-pcr-policies", false, "sign no PCR policies: gateways seal their secrets to the boots that they know, one by one")
 	f.Int64Var(&o.Confirm.Timeout, "confirm-timeout", 600, "`SECONDS` after the boot until the gateway goes back")
 	f.StringVar(&o.Notes, "notes", "", "`TEXT` for people")
 	for _, name := range []string{"product", "version", "hardware", "rootfs"} {

@@ -65,6 +65,9 @@ func (r *Repo) predict(rel *release.Release, o BuildOptions, ukis []input) error
 	if err != nil {
 		return err
 	}
+	if o.Unsigned {
+		return nil
+	}
 	phases := o.Phases
 	if len(phases) == 0 {
 		phases = DefaultPhases()

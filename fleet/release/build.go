@@ -19,7 +19,7 @@ import (
 )
 
 // BuildOptions describe a release. UKI, UKIA and UKIB, Loader, MinSource, Deadline,
-// Phases, Notes, Workers and Progress may be left out.
+// Phases, Unsigned, Notes, Workers and Progress may be left out.
 type BuildOptions struct {
 	Product, Channel, Version string
 	Epoch                     uint64
@@ -36,6 +36,7 @@ type BuildOptions struct {
 	Confirm    release.Confirm
 	Deadline   time.Time
 	Phases     []string // boot-phase paths in which secrets may open, by default DefaultPhases
+	Unsigned   bool     // no PCR policies: devices seal to the boots that the reference values tell of
 	Notes      string
 	Workers    int // compressing at once, by default one for each CPU
 	// Progress is told, never concurrently, how many bytes of an image are done.

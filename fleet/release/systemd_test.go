@@ -4,12 +4,15 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 )
 
@@ -74,4 +77,26 @@ func (m *machine) signedFor(key *rsa.PrivateKey, list []tpmpolicy.Signed) bool {
 		}
 	}
 	return false
+}
+
+// A release without PCR policies still tells what its boot measures.
+func TestReleaseWithoutPCRPoliciesTellsOfItsBoot(t *testing.T) {
+	a := newAuthor(t)
+	o := a.options("1.0.0", 1)
+	o.Unsigned = true
+	built, err := a.repo.Build(t.Context(), o)
+	must(t, err)
+	list, err := a.repo.List()
+	must(t, err)
+	if built.PCRPolicies != 0 || len(list) != 1 || len(list[0].PCRPolicies) != 0 {
+		t.Fatalf("%d PCR policies were signed, %d releases", built.PCRPolicies, len(list))
+	}
+	var r attest.Release
+	must(t, json.Unmarshal(list[0].Reference, &r))
+	got, ok := r.Boot()
+	if want := a.bootOf("1.0.0"); !ok || !maps.Equal(got.PCRs(nil), want.PCRs(nil)) {
+		t.Errorf("its reference values tell of %+v, want %+v", got, want)
+	}
+	a.sign()
+	a.publish()
 }

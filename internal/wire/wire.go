@@ -92,8 +92,7 @@ func DeviceOf(identity string) (device string, quarantined, ok bool) {
 	return device, quarantined, ok
 }
 
-// ShortSerial is what people tell certificates apart by: the end of a serial number,
-// which begins with the time.
+// ShortSerial is what people tell certificates apart by: serials begin with the time.
 func ShortSerial(serial string) string { return serial[max(0, len(serial)-8):] }
 
 // Up is the outer form of every message that waited in a device's outbox.

@@ -32,6 +32,7 @@ type Info struct {
 	Counter Counter
 	Storage []byte // Name of the storage key
 	Key     []byte // SubjectPublicKeyInfo of the PCR-policy key whose signatures open it; nil: fixed boots
+	Boots   int    // that open it without a signature, count; 0 with Key
 	// Recovery is the SubjectPublicKeyInfo of the key that opens it in any boot, or nil.
 	Recovery []byte
 }
@@ -43,7 +44,7 @@ func Inspect(blob []byte) (Info, error) {
 		return Info{}, err
 	}
 	h := f.Header
-	return Info{Name: h.Name, Unit: h.Unit, Ref: h.Ref, Counter: h.Counter, Storage: h.Storage.Name, Key: h.Key, Recovery: h.Recovery}, nil
+	return Info{Name: h.Name, Unit: h.Unit, Ref: h.Ref, Counter: h.Counter, Storage: h.Storage.Name, Key: h.Key, Boots: len(h.Literal), Recovery: h.Recovery}, nil
 }
 
 func (f *file) encode() ([]byte, error) {
