@@ -74,7 +74,7 @@ func runGrowth(ctx context.Context, out io.Writer) error {
 func newCycle(dir string, outbox *link.Outbox) (func(ctx context.Context, n int) error, error) {
 	now := func() time.Time { return time.Now() }
 	checks, err := health.All(health.Deps{
-		StateFolder: dir, EFIVars: health.DefaultEFIVars, Now: now,
+		StateFolder: dir, EFIVars: health.DefaultEFIVars, Services: filepath.Join(dir, "services"), Now: now,
 		Certificate: func() (time.Time, time.Time, bool) { return now().Add(-time.Hour), now().Add(time.Hour), true },
 	})
 	if err != nil {
