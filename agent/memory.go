@@ -46,10 +46,10 @@ func (a *Agent) giveBack(ctx context.Context) error {
 	}
 }
 
-// unmapCode forgets the pages of the program's code, which the kernel maps by the
-// megabyte although most of them are for the start only. What is needed comes back
-// from the page cache. Of the mappings only the code is touched: nothing ever
-// writes there, so that there is nothing to lose.
+// unmapCode forgets the pages of the program's code and constants, which the kernel
+// maps by the megabyte although most of them are for the start only. What is needed
+// comes back from the page cache. No other mapping is touched: nothing ever writes to
+// these, so that there is nothing to lose.
 func unmapCode() error {
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -66,7 +66,7 @@ func unmapCode() error {
 		if _, err := fmt.Sscanf(line, "%x-%x %s", &from, &to, &rights); err != nil {
 			return fmt.Errorf("read memory map: %w", err)
 		}
-		if rights != "r-xp" || !strings.HasSuffix(strings.TrimSpace(line), " "+exe) {
+		if rights != "r-xp" && rights != "r--p" || !strings.HasSuffix(strings.TrimSpace(line), " "+exe) {
 			continue
 		}
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, from, to-from, unix.MADV_DONTNEED); errno != 0 {
