@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
@@ -14,6 +15,7 @@ import (
 // Limits, each at least five times what an idle host with two cores needs.
 const (
 	bootLimit    = 5 * time.Minute
+	silenceLimit = 75 * time.Second // of firmware, after a restart
 	commandLimit = 2 * time.Minute
 	processLimit = time.Minute
 )
@@ -115,6 +117,7 @@ func (vm *VM) Start() {
 // Up waits until the machine has booted since Start or Reboot.
 func (vm *VM) Up() {
 	vm.Helper()
+	var silent time.Time
 	vm.Until("the machine boots", bootLimit, func() error {
 		if vm.Count("LAB-UP") > vm.booted {
 			return nil
@@ -125,12 +128,32 @@ func (vm *VM) Up() {
 		if err := vm.failed(); err != nil {
 			return err
 		}
-		return fmt.Errorf("the console's last line is %q", vm.lastLine())
+		return vm.resetAgain(&silent)
 	})
 	vm.Until("ssh answers", commandLimit, func() error {
 		_, err := vm.Try("true")
 		return err
 	})
+}
+
+// resetAgain presses the reset button of a machine whose firmware says nothing after
+// the kernel restarted it: one in some hundred restarts ends so in the emulator. Who
+// waits keeps in since when; that error says where the machine is.
+func (vm *VM) resetAgain(since *time.Time) error {
+	last := vm.lastLine()
+	switch {
+	case !strings.Contains(last, "reboot: Restarting system"):
+		*since = time.Time{}
+	case since.IsZero():
+		*since = time.Now()
+	case time.Since(*since) > silenceLimit:
+		*since = time.Now()
+		vm.Logf("the firmware said nothing for %s after a restart; the machine is reset again", silenceLimit)
+		if err := vm.monitor("system_reset"); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("the console's last line is %q", last)
 }
 
 // PowerCut ends the machine at once, its TPM with it. What the disk did not get is
