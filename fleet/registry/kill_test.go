@@ -104,9 +104,30 @@ func TestPowerCutLosesNothingThatWasAcknowledged(t *testing.T) {
 
 // runAndKill starts the server, kills it after n acknowledgements above acked and
 // returns the highest acknowledgement that came out.
-func runAndKill(t *testing.T, path string, acked uint64, n int) uint64 {
+func runAndKill(t *testing.T, path string, acked uint64, n int) (seen uint64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	fresh := 0
+	killWhen(t, path, func(line string) bool {
+		var err error
+		if seen, err = strconv.ParseUint(line, 10, 64); err != nil {
+			t.Fatalf("the server said %q", line)
+		}
+		if seen > acked {
+			fresh++
+		}
+		return fresh == n
+	})
+	if fresh < n {
+		t.Fatalf("the server ended by itself after %d messages", fresh)
+	}
+	return seen
+}
+
+// killWhen starts the server, kills it when enough says so of a line that came out,
+// and takes in what else it had said.
+func killWhen(t *testing.T, path string, enough func(line string) bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), killPath+"="+path)
@@ -118,24 +139,16 @@ func runAndKill(t *testing.T, path string, acked uint64, n int) uint64 {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	seen, fresh := uint64(0), 0
 	for lines := bufio.NewScanner(out); lines.Scan(); {
-		if seen, err = strconv.ParseUint(lines.Text(), 10, 64); err != nil {
-			t.Fatalf("the server said %q", lines.Text())
-		}
-		if seen > acked {
-			fresh++
-		}
-		if fresh == n {
+		if enough(lines.Text()) {
 			if err := cmd.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	if err := cmd.Wait(); fresh < n || err == nil {
-		t.Fatalf("the server ended by itself after %d messages: %v", fresh, err)
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("the server ended by itself")
 	}
-	return seen
 }
 
 // issueForEver journals certificates, sixteen at a time and each by a ticket, and
@@ -196,27 +209,12 @@ func TestCertificateThatLeftIsInTheJournalAfterAPowerCut(t *testing.T) {
 // that left.
 func issueAndKill(t *testing.T, path string, n int) (left []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0])
-	cmd.Env = append(os.Environ(), killPath+"="+path)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		if left = append(left, lines.Text()); len(left) == n {
-			if err := cmd.Process.Kill(); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := cmd.Wait(); len(left) < n || err == nil {
-		t.Fatalf("the server ended by itself after %d certificates: %v", len(left), err)
+	killWhen(t, path, func(line string) bool {
+		left = append(left, line)
+		return len(left) == n
+	})
+	if len(left) < n {
+		t.Fatalf("the server ended by itself after %d certificates", len(left))
 	}
 	return left
 }

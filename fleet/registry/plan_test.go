@@ -7,15 +7,15 @@ import (
 	"testing"
 )
 
-// TestPagesAreServedByIndexes: a page costs the same in a fleet of any size only
-// if the database neither scans nor sorts for it.
-func TestPagesAreServedByIndexes(t *testing.T) {
+// plans returns what the database does for a query, step by step.
+func plans(t *testing.T) func(query string, args ...any) []string {
+	t.Helper()
 	s, err := OpenSQLite(filepath.Join(t.TempDir(), "fleet.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	plan := func(query string, args ...any) []string {
+	t.Cleanup(func() { s.Close() })
+	return func(query string, args ...any) []string {
 		t.Helper()
 		steps, err := list(t.Context(), s.reader, func(r row) (step string, err error) {
 			var id, parent, unused int
@@ -26,6 +26,12 @@ func TestPagesAreServedByIndexes(t *testing.T) {
 		}
 		return steps
 	}
+}
+
+// TestPagesAreServedByIndexes: a page costs the same in a fleet of any size only
+// if the database neither scans nor sorts for it.
+func TestPagesAreServedByIndexes(t *testing.T) {
+	plan := plans(t)
 	for _, f := range []Filter{{}, {State: Active}, {Grade: "trusted"}, {Model: "m"}, {State: Active, Grade: "trusted"}} {
 		where, args := f.where()
 		steps := plan(`SELECT id, hostname FROM devices WHERE `+where+` ORDER BY id LIMIT 50`, args...)
@@ -43,19 +49,7 @@ func TestPagesAreServedByIndexes(t *testing.T) {
 
 // TestFirmwareIsNotCountedWhenAPageIsShown: what it shows was counted before.
 func TestFirmwareIsNotCountedWhenAPageIsShown(t *testing.T) {
-	s, err := OpenSQLite(filepath.Join(t.TempDir(), "fleet.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	steps, err := list(t.Context(), s.reader, func(r row) (step string, err error) {
-		var id, parent, unused int
-		return step, r.Scan(&id, &parent, &unused, &step)
-	}, `EXPLAIN QUERY PLAN `+proposalQuery+` ORDER BY devices DESC, others DESC LIMIT 100`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	plan := strings.Join(steps, "; ")
+	plan := strings.Join(plans(t)(proposalQuery+` ORDER BY devices DESC, others DESC LIMIT 100`), "; ")
 	if !strings.Contains(plan, "USING INDEX firmware_proposed") || !strings.Contains(plan, "SEARCH every USING INDEX") || strings.Contains(plan, "TEMP B-TREE") || strings.Contains(plan, "devices_") {
 		t.Errorf("plan: %s", plan)
 	}
@@ -63,19 +57,7 @@ func TestFirmwareIsNotCountedWhenAPageIsShown(t *testing.T) {
 
 // TestFallsAreCountedFromAnIndex: in a bad hour every verdict asks.
 func TestFallsAreCountedFromAnIndex(t *testing.T) {
-	s, err := OpenSQLite(filepath.Join(t.TempDir(), "fleet.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	steps, err := list(t.Context(), s.reader, func(r row) (step string, err error) {
-		var id, parent, unused int
-		return step, r.Scan(&id, &parent, &unused, &step)
-	}, `EXPLAIN QUERY PLAN `+fallQuery, "box", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if plan := strings.Join(steps, "; "); strings.Count(plan, "USING COVERING INDEX devices_fallen") != 2 {
+	if plan := strings.Join(plans(t)(fallQuery, "box", 0), "; "); strings.Count(plan, "USING COVERING INDEX devices_fallen") != 2 {
 		t.Errorf("plan: %s", plan)
 	}
 }
