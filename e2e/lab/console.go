@@ -34,10 +34,7 @@ func (vm *VM) WaitFor(pattern string, n int, limit time.Duration) {
 		if vm.Count(pattern) >= n {
 			return nil
 		}
-		if err := vm.failed(); err != nil {
-			return err
-		}
-		return fmt.Errorf("its last line is %q", vm.lastLine())
+		return vm.notYet()
 	})
 }
 

@@ -52,6 +52,7 @@ type VM struct {
 	chip    *exec.Cmd
 	ended   chan struct{} // closed when qemu has ended
 	booted  int           // LAB-UP lines seen before this start
+	silent  time.Time     // since when the firmware has said nothing after a restart
 	keyless bool          // its firmware has no keys, and so refuses nothing
 }
 
@@ -117,7 +118,6 @@ func (vm *VM) Start() {
 // Up waits until the machine has booted since Start or Reboot.
 func (vm *VM) Up() {
 	vm.Helper()
-	var silent time.Time
 	vm.Until("the machine boots", bootLimit, func() error {
 		if vm.Count("LAB-UP") > vm.booted {
 			return nil
@@ -125,10 +125,7 @@ func (vm *VM) Up() {
 		if vm.Count("LAB-NO-") > 0 {
 			return &Dead{"it found no root file system: " + vm.lastLine()}
 		}
-		if err := vm.failed(); err != nil {
-			return err
-		}
-		return vm.resetAgain(&silent)
+		return vm.notYet()
 	})
 	vm.Until("ssh answers", commandLimit, func() error {
 		_, err := vm.Try("true")
@@ -136,18 +133,21 @@ func (vm *VM) Up() {
 	})
 }
 
-// resetAgain presses the reset button of a machine whose firmware says nothing after
-// the kernel restarted it: one in some hundred restarts ends so in the emulator. Who
-// waits keeps in since when; that error says where the machine is.
-func (vm *VM) resetAgain(since *time.Time) error {
+// notYet says where a machine is that is waited for. One whose firmware says nothing
+// after the kernel restarted it is reset again: one in some hundred restarts ends so in
+// the emulator.
+func (vm *VM) notYet() error {
+	if err := vm.failed(); err != nil {
+		return err
+	}
 	last := vm.lastLine()
 	switch {
 	case !strings.Contains(last, "reboot: Restarting system"):
-		*since = time.Time{}
-	case since.IsZero():
-		*since = time.Now()
-	case time.Since(*since) > silenceLimit:
-		*since = time.Now()
+		vm.silent = time.Time{}
+	case vm.silent.IsZero():
+		vm.silent = time.Now()
+	case time.Since(vm.silent) > silenceLimit:
+		vm.silent = time.Now()
 		vm.Logf("the firmware said nothing for %s after a restart; the machine is reset again", silenceLimit)
 		if err := vm.monitor("system_reset"); err != nil {
 			return err
