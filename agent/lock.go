@@ -42,8 +42,9 @@ func (a *Agent) lockInQuarantine(ctx context.Context) error {
 
 // inQuarantine takes both the certificate, which the fleet's CA issued, and a verdict
 // on this boot: after a reboot the certificate is still there, an old verdict may come
-// late, and the boot may be good. A boot on trial is not locked, since its secrets could not be carried over:
-// an update is what heals. Nor is one whose secrets must open for the next update.
+// late, and the boot may be good. A boot on trial is not locked, since its secrets
+// could not be carried over: an update is what heals. Nor is one whose secrets must
+// open for the next update.
 func (a *Agent) inQuarantine() bool {
 	c, ok := a.identity.Current()
 	if !ok {
