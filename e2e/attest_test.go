@@ -33,8 +33,8 @@ func TestAGatewayIsEnrolledAndTrustedOnARealEventLog(t *testing.T) {
 	}
 }
 
-// rests waits until the agent has given back what its work took: it is idle then, and
-// within the budget of 12 MB.
+// rests waits until the agent has given back what its work took, and is within the
+// budget of 12 MB. It works again soon: the lab's intervals are short.
 func (w *world) rests() {
 	w.Helper()
 	w.Until("the agent rests in 12 MB", agentLimit, func() error {
