@@ -133,27 +133,39 @@ func (vm *VM) Up() {
 	})
 }
 
-// notYet says where a machine is that is waited for. One whose firmware says nothing
-// after the kernel restarted it is reset again: one in some hundred restarts ends so in
-// the emulator.
+// notYet says where a machine is that is waited for. One that is stuck is started anew,
+// with its TPM, as by its power switch.
 func (vm *VM) notYet() error {
 	if err := vm.failed(); err != nil {
 		return err
 	}
-	last := vm.lastLine()
-	switch {
-	case !strings.Contains(last, "reboot: Restarting system"):
-		vm.silent = time.Time{}
-	case vm.silent.IsZero():
-		vm.silent = time.Now()
-	case time.Since(vm.silent) > silenceLimit:
-		vm.silent = time.Now()
-		vm.Logf("the firmware said nothing for %s after a restart; the machine is reset again", silenceLimit)
-		if err := vm.monitor("system_reset"); err != nil {
+	if vm.stuck() {
+		vm.Logf("the firmware said nothing for %s after a restart: the emulator is started anew", silenceLimit)
+		if err := errors.Join(vm.kill(), vm.power()); err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("the console's last line is %q", last)
+	return fmt.Errorf("the console's last line is %q", vm.lastLine())
+}
+
+// stuck reports whether the firmware has said nothing for long after the kernel
+// restarted the machine. Some machines that came from a snapshot do so, with the second
+// processor asleep: a reset does not help them, another process of the emulator with
+// the same disk, variables and TPM does. What logs its writes is left alone: it boots
+// from cold, and its log would begin again.
+func (vm *VM) stuck() bool {
+	if vm.machine.Logged || !strings.Contains(vm.lastLine(), "reboot: Restarting system") {
+		vm.silent = time.Time{}
+		return false
+	}
+	if vm.silent.IsZero() {
+		vm.silent = time.Now()
+	}
+	if time.Since(vm.silent) < silenceLimit {
+		return false
+	}
+	vm.silent = time.Time{}
+	return true
 }
 
 // PowerCut ends the machine at once, its TPM with it. What the disk did not get is
