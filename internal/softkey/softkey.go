@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -104,18 +103,15 @@ func Verify(public, digest, signature []byte) error {
 }
 
 // NoTPM says whether there is nothing at path that could be a TPM, nor, where path
-// is a device, any sign of one elsewhere: a chip that is slow, shut or forbidden is
-// no reason to do without it.
+// is a device, a trace of one elsewhere: a chip that is slow, shut or forbidden is no
+// reason to do without it.
 func NoTPM(path string) bool {
-	traces := []string{strings.TrimPrefix(strings.TrimPrefix(path, "swtpm:"), "unix:")}
-	if strings.HasPrefix(path, "/dev/") {
-		found, _ := filepath.Glob("/sys/class/tpm/*") // the pattern is good
-		traces = append(append(traces, "/sys/firmware/acpi/tables/TPM2"), found...)
+	absent := func(path string) bool {
+		_, err := os.Lstat(path)
+		return errors.Is(err, fs.ErrNotExist)
 	}
-	for _, trace := range traces {
-		if _, err := os.Lstat(trace); !errors.Is(err, fs.ErrNotExist) {
-			return false
-		}
+	if device := strings.HasPrefix(path, "/dev/"); device && (!absent("/sys/class/tpm/tpm0") || !absent("/sys/firmware/acpi/tables/TPM2")) {
+		return false
 	}
-	return true
+	return absent(strings.TrimPrefix(strings.TrimPrefix(path, "swtpm:"), "unix:"))
 }
