@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/tpm"
@@ -196,7 +195,7 @@ func (i *Identity) promote(ctx context.Context) error {
 	i.unproven = nil
 	i.mu.Lock()
 	old := i.current
-	i.current, i.adopted = c, time.Now()
+	i.current, i.adopted = c, i.cfg.Counted()
 	i.mu.Unlock()
 	i.cfg.Changed(*c)
 	if old != nil && old != c {
