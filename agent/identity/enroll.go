@@ -251,6 +251,9 @@ func (i *Identity) answer(ctx context.Context, r request, challenge wire.Challen
 	if err := i.postJSON(ctx, r, ev, &verdict); err != nil {
 		return fmt.Errorf("send evidence: %w", err)
 	}
+	if verdict.Version != 1 || verdict.Device != i.Device() {
+		return fmt.Errorf("send evidence: the answer is no verdict of version 1 on %s", i.Device())
+	}
 	i.verdict = verdict
 	i.cfg.Verdict(verdict)
 	return nil
