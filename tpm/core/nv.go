@@ -1,4 +1,4 @@
-package tpm
+package core
 
 import (
 	"encoding/asn1"
@@ -75,6 +75,33 @@ func (o *op) readNVData(index tpm2.TPMHandle, name tpm2.TPM2BName, size int) ([]
 		data = append(data, rsp.Data.Buffer...)
 	}
 	return data, nil
+}
+
+// ReadNV reads an index with its own, empty password, in a session salted to the
+// storage key with this Name: an answer that the chip did not send is an error, and so
+// is one about an index of another Name. The null Name does without a session.
+func (c *Chip) ReadNV(index tpm2.NamedHandle, size int, storage []byte) ([]byte, error) {
+	auth := tpm2.PasswordAuth(nil)
+	if storage != nil {
+		key, err := c.StorageNamed(storage, uint32(HandleSRK))
+		if err != nil {
+			return nil, err
+		}
+		auth = tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.Salted(key.Handle.Handle, key.Public))
+		defer c.o.flushSession(auth)
+	}
+	rsp, err := tpm2.NVRead{
+		AuthHandle: tpm2.AuthHandle{Handle: index.Handle, Name: index.Name, Auth: auth},
+		NVIndex:    index,
+		Size:       uint16(size),
+	}.Execute(c)
+	if err != nil {
+		return nil, err
+	}
+	if len(rsp.Data.Buffer) != size {
+		return nil, fmt.Errorf("read NV index %#x: %d bytes for %d", uint32(index.Handle), len(rsp.Data.Buffer), size)
+	}
+	return rsp.Data.Buffer, nil
 }
 
 // splitDER cuts concatenated DER sequences apart, and off what follows them: makers

@@ -1,4 +1,4 @@
-package tpm
+package core
 
 import (
 	"bytes"
@@ -20,8 +20,9 @@ type EK struct {
 }
 
 // EK finds the endorsement key of a kind; "" chooses the first with a certificate
-// of P-256, RSA 2048 and P-384, else RSA 2048 without one.
-// Source: TCG EK Credential Profile 2.5, 2.2.1.4 and annex B.
+// of P-256, RSA 2048 and P-384, else RSA 2048 without one. It is made by the template
+// that the maker left in the chip, or by the TCG's where there is none.
+// Source: TCG EK Credential Profile 2.5, 2.2.1.4, 2.2.1.5 and annex B.
 func (t *TPM) EK(ctx context.Context, kind string) (*EK, error) {
 	if kind != "" && !slices.ContainsFunc(ekPlaces(), func(p ekPlace) bool { return p.kind == kind }) {
 		return nil, fmt.Errorf("find EK: no kind %q", kind)
@@ -38,7 +39,7 @@ func (t *TPM) EK(ctx context.Context, kind string) (*EK, error) {
 }
 
 func (o *op) findEK(kind string) (*EK, error) {
-	indexes, err := o.handles(nvEKFirst, nvChainLast)
+	indexes, err := o.findPlaces()
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func (o *op) findEK(kind string) (*EK, error) {
 // findCertificate chooses the place, and reads the certificate if there is one.
 func (o *op) findCertificate(kind string, indexes []tpm2.TPMHandle) (ekPlace, []byte, error) {
 	var fallback *ekPlace
-	for _, place := range ekPlaces() {
+	for _, place := range o.t.places {
 		if kind != "" && kind != place.kind {
 			continue
 		}
@@ -89,7 +90,7 @@ func (o *op) findCertificate(kind string, indexes []tpm2.TPMHandle) (ekPlace, []
 func (o *op) readChain(indexes []tpm2.TPMHandle) ([][]byte, error) {
 	var all []byte
 	for _, index := range indexes {
-		if index < nvChainFirst || len(all) > maxNVIndex {
+		if index < nvChainFirst || index > nvChainLast || len(all) > maxNVIndex {
 			continue
 		}
 		data, err := o.readNV(index)
@@ -104,7 +105,10 @@ func (o *op) readChain(indexes []tpm2.TPMHandle) ([][]byte, error) {
 
 // ekObject gets the key itself: the persistent one if it is the right one, else
 // derived from the template.
-func (o *op) ekObject(place ekPlace, certificate []byte) (*object, error) {
+func (o *op) ekObject(place ekPlace, certificate []byte) (*Object, error) {
+	if place.unusable != nil {
+		return nil, place.unusable
+	}
 	key := fmt.Sprintf("EK %#x", uint32(place.index))
 	if obj := o.t.primaries[key]; obj != nil && !obj.gone {
 		return obj, nil
@@ -117,7 +121,7 @@ func (o *op) ekObject(place ekPlace, certificate []byte) (*object, error) {
 		return nil, err
 	}
 	if !certifies(certificate, obj.public) {
-		return nil, classify(ErrDamaged, "ask the maker of the machine for the right certificate",
+		return nil, Classify(ErrDamaged, "ask the maker of the machine for the right certificate",
 			fmt.Errorf("the EK certificate at %#x is of another key", uint32(place.index)))
 	}
 	o.t.primaries[key] = obj
@@ -128,7 +132,7 @@ func (o *op) ekObject(place ekPlace, certificate []byte) (*object, error) {
 // area is not read but made from it: what the maker signed is a better source than
 // the bus. If another key turns out to be at the handle, activation fails and
 // distrustEK sets it right.
-func (o *op) persistentEK(place ekPlace, certificate []byte) (*object, error) {
+func (o *op) persistentEK(place ekPlace, certificate []byte) (*Object, error) {
 	there, err := o.hasPersistent(place.persistent)
 	if err != nil || !there {
 		return nil, err
@@ -138,10 +142,10 @@ func (o *op) persistentEK(place ekPlace, certificate []byte) (*object, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &object{handle: place.persistent, name: *name, public: public, fixed: true, assumed: true}, nil
+		return &Object{handle: place.persistent, name: *name, public: public, fixed: true, assumed: true}, nil
 	}
 	obj, err := o.readPersistent(place.persistent)
-	if err != nil || obj == nil || !sameTemplate(obj.public, place.template) || !certifies(certificate, obj.public) {
+	if err != nil || obj == nil || !SameTemplate(obj.public, place.template) || !certifies(certificate, obj.public) {
 		return nil, err
 	}
 	return obj, nil
@@ -149,7 +153,7 @@ func (o *op) persistentEK(place ekPlace, certificate []byte) (*object, error) {
 
 // distrustEK looks what really is at the persistent handle of an EK that was assumed
 // there; if it is another key, it derives the EK. The answer tells whether to retry.
-func (o *op) distrustEK(place ekPlace, obj *object) (retry bool, err error) {
+func (o *op) distrustEK(place ekPlace, obj *Object) (retry bool, err error) {
 	if !obj.assumed {
 		return false, nil
 	}
@@ -170,13 +174,18 @@ func (o *op) distrustEK(place ekPlace, obj *object) (retry bool, err error) {
 }
 
 // ekByName finds the EK again whose public part a caller holds.
-func (o *op) ekByName(ek *EK) (*object, ekPlace, error) {
+func (o *op) ekByName(ek *EK) (*Object, ekPlace, error) {
 	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](ek.Public)
 	if err != nil {
-		return nil, ekPlace{}, classify(ErrDamaged, "", fmt.Errorf("read EK: %w", err))
+		return nil, ekPlace{}, Classify(ErrDamaged, "", fmt.Errorf("read EK: %w", err))
 	}
-	for _, place := range ekPlaces() {
-		if place.kind != ek.Kind || !sameTemplate(*public, place.template) {
+	if o.t.places == nil {
+		if _, err := o.findPlaces(); err != nil {
+			return nil, ekPlace{}, err
+		}
+	}
+	for _, place := range o.t.places {
+		if place.kind != ek.Kind || !SameTemplate(*public, place.template) {
 			continue
 		}
 		obj, err := o.ekObject(place, ek.Certificate)
@@ -187,5 +196,5 @@ func (o *op) ekByName(ek *EK) (*object, ekPlace, error) {
 			return obj, place, nil
 		}
 	}
-	return nil, ekPlace{}, classify(ErrReplaced, "this chip has another EK", nil)
+	return nil, ekPlace{}, Classify(ErrReplaced, "this chip has another EK", nil)
 }

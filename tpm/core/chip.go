@@ -1,19 +1,20 @@
-package tpm
+package core
 
 import (
 	"bytes"
 	"context"
+	"iter"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 )
 
 // Chip is the TPM for the length of one operation: its commands follow each other
-// without another caller's in between. It is what the packages below this one
-// build on. Valid until the function that got it returns.
+// without another caller's in between. It is what the other packages build on. Valid
+// until the function that got it returns.
 type Chip struct {
 	o     *op
-	temps []*object
+	temps []*Object
 }
 
 // StorageKey is the key under which this program's files are made.
@@ -59,6 +60,25 @@ func (c *Chip) Load(command func() (tpm2.TPMHandle, error)) (tpm2.TPMHandle, err
 	return h, nil
 }
 
+// Keep takes over an object that a command just loaded, for later operations, too.
+// It is flushed if the operation fails, or if the chip made another than template.
+func (c *Chip) Keep(h tpm2.TPMHandle, out tpm2.TPM2BPublic, template tpm2.TPMTPublic) (*Object, error) {
+	return c.o.adoptPublic(h, out, template)
+}
+
+// Use makes sure that an object is in the chip and stays there during this operation.
+func (c *Chip) Use(obj *Object) (tpm2.NamedHandle, error) { return c.o.use(obj) }
+
+// Gone tells whether the chip has forgotten an object, or it was dropped.
+func (c *Chip) Gone(obj *Object) bool { return c.o.isGone(obj) }
+
+// Drop removes an object from the chip. Repeating it is safe.
+func (c *Chip) Drop(obj *Object) {
+	if !obj.gone {
+		c.o.drop(obj)
+	}
+}
+
 // Flush removes a session, even if the caller's context has ended. The null handle
 // of a session that was never opened is passed over.
 func (c *Chip) Flush(h tpm2.TPMHandle) {
@@ -67,8 +87,10 @@ func (c *Chip) Flush(h tpm2.TPMHandle) {
 	}
 }
 
-// PCRs reads PCRs of the SHA-256 bank.
-func (c *Chip) PCRs(pcrs []int) (map[int][32]byte, error) { return c.o.readPCRs(pcrs) }
+// Handles lists the handles that the chip has in a range, ends included.
+func (c *Chip) Handles(first, last tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
+	return c.o.handles(first, last)
+}
 
 // Storage is the storage key for new objects.
 func (c *Chip) Storage() (StorageKey, error) {
@@ -79,29 +101,44 @@ func (c *Chip) Storage() (StorageKey, error) {
 	return c.storageKey(obj, place)
 }
 
+// Parents yields the storage keys that may have wrapped what is in a file: the
+// persistent one if that is the place that the file names, then the owner's primary,
+// which it may have been. Each is got when it is asked for.
+func (c *Chip) Parents(place uint32) iter.Seq2[StorageKey, error] {
+	return func(yield func(StorageKey, error) bool) {
+		if tpm2.TPMHandle(place) == HandleSRK {
+			switch obj, err := c.o.persistentSRK(); {
+			case err != nil:
+				yield(StorageKey{}, err)
+				return
+			case obj != nil:
+				if !yield(c.storageKey(obj, HandleSRK)) {
+					return
+				}
+				c.o.unpin(obj)
+			}
+		}
+		obj, err := c.o.primary(tpm2.TPMRHOwner, srkTemplate())
+		if err != nil {
+			yield(StorageKey{}, err)
+			return
+		}
+		yield(c.storageKey(obj, tpm2.TPMRHOwner))
+	}
+}
+
 // StorageNamed is the storage key with this Name: the one at place, or the owner's
 // primary, derived again. ErrReplaced if the chip has no such key.
 func (c *Chip) StorageNamed(name []byte, place uint32) (StorageKey, error) {
-	if tpm2.TPMHandle(place) == handleSRK {
-		obj, err := c.o.persistentSRK()
-		if err != nil {
-			return StorageKey{}, err
-		}
-		if obj != nil && bytes.Equal(obj.name.Buffer, name) {
-			return c.storageKey(obj, handleSRK)
+	for key, err := range c.Parents(place) {
+		if err != nil || bytes.Equal(key.Handle.Name.Buffer, name) {
+			return key, err
 		}
 	}
-	obj, err := c.o.primary(tpm2.TPMRHOwner, srkTemplate())
-	if err != nil {
-		return StorageKey{}, err
-	}
-	if !bytes.Equal(obj.name.Buffer, name) {
-		return StorageKey{}, classify(ErrReplaced, "the TPM was cleared or exchanged: what was sealed by it is lost", nil)
-	}
-	return c.storageKey(obj, tpm2.TPMRHOwner)
+	return StorageKey{}, Classify(ErrReplaced, "the TPM was cleared or exchanged: what was sealed by it is lost", nil)
 }
 
-func (c *Chip) storageKey(obj *object, place tpm2.TPMHandle) (StorageKey, error) {
+func (c *Chip) storageKey(obj *Object, place tpm2.TPMHandle) (StorageKey, error) {
 	handle, err := c.o.use(obj)
 	return StorageKey{Handle: handle, Public: obj.public, Place: uint32(place)}, err
 }

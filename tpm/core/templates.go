@@ -1,4 +1,4 @@
-package tpm
+package core
 
 import (
 	"bytes"
@@ -9,12 +9,14 @@ import (
 // Handles that the TCG reserves (Registry of Reserved TPM 2.0 Handles and
 // Localities, 2.3; EK Credential Profile 2.5, 2.2.1.4).
 const (
-	handleSRK       = tpm2.TPMHandle(0x81000001)
+	HandleSRK       = tpm2.TPMHandle(0x81000001) // the storage key, where there is a persistent one
 	persistentFirst = tpm2.TPMHandle(0x81000000)
 	persistentLast  = tpm2.TPMHandle(0x81ffffff)
 	transientFirst  = tpm2.TPMHandle(0x80000000)
 	sessionFirst    = tpm2.TPMHandle(0x02000000) // lists the loaded sessions, of any kind
 	nvEKFirst       = tpm2.TPMHandle(0x01c00002)
+	nvEKHighFirst   = tpm2.TPMHandle(0x01c00012) // from here on a template follows its certificate
+	nvEKLast        = tpm2.TPMHandle(0x01c07fff)
 	nvChainFirst    = tpm2.TPMHandle(0x01c00100)
 	nvChainLast     = tpm2.TPMHandle(0x01c001ff)
 )
@@ -34,37 +36,16 @@ func emptyPoint() tpm2.TPMUPublicID {
 // isStandardSRK tells whether a public area is one of the TCG storage templates,
 // whatever its key.
 func isStandardSRK(public tpm2.TPMTPublic) bool {
-	return sameTemplate(public, tpm2.ECCSRKTemplate) || sameTemplate(public, tpm2.RSASRKTemplate)
+	return SameTemplate(public, tpm2.ECCSRKTemplate) || SameTemplate(public, tpm2.RSASRKTemplate)
 }
 
-// sameTemplate compares all of two public areas but the key.
-func sameTemplate(a, b tpm2.TPMTPublic) bool {
+// SameTemplate compares all of two public areas but the key.
+func SameTemplate(a, b tpm2.TPMTPublic) bool {
 	if a.Type != b.Type {
 		return false
 	}
 	a.Unique = b.Unique
 	return bytes.Equal(tpm2.Marshal(a), tpm2.Marshal(b))
-}
-
-// ekPlace is a place where a chip's maker may leave an EK certificate, with the
-// template that the index stands for (EK Credential Profile 2.5, B.3 and B.4).
-type ekPlace struct {
-	kind       string
-	index      tpm2.TPMHandle // of the certificate
-	persistent tpm2.TPMHandle // where the key itself may be
-	template   tpm2.TPMTPublic
-	policy     bool // usable only by the policy PolicySecret(endorsement)
-}
-
-// ekPlaces lists them in the order in which they are chosen.
-func ekPlaces() []ekPlace {
-	return []ekPlace{
-		{"ecc-p256", 0x01c0000a, 0x81010002, tpm2.ECCEKTemplate, true},
-		{"ecc-p256", 0x01c00014, 0x81010014, ekTemplateH2(), false},
-		{"rsa2048", 0x01c00002, 0x81010001, tpm2.RSAEKTemplate, true},
-		{"rsa2048", 0x01c00012, 0x81010012, ekTemplateH1(), false},
-		{"ecc-p384", 0x01c00016, 0x81010016, ekTemplateH3(), false},
-	}
 }
 
 // highRange turns a low-range template into its high-range form: usable by
@@ -111,31 +92,5 @@ func policyBSHA384() []byte {
 		0xb2, 0x6e, 0x7d, 0x28, 0xd1, 0x1a, 0x50, 0xbc, 0x53, 0xd8, 0x82, 0xbc, 0xf5, 0xfd, 0x3a, 0x1a,
 		0x07, 0x41, 0x48, 0xbb, 0x35, 0xd3, 0xb4, 0xe4, 0xcb, 0x1c, 0x0a, 0xd9, 0xbd, 0xe4, 0x19, 0xca,
 		0xcb, 0x47, 0xba, 0x09, 0x69, 0x96, 0x46, 0x15, 0x0f, 0x9f, 0xc0, 0x00, 0xf3, 0xf8, 0x0e, 0x12,
-	}
-}
-
-// signingTemplate is the AK's (restricted: signs only what the chip made) or an
-// operational key's.
-func signingTemplate(role Role) tpm2.TPMTPublic {
-	return tpm2.TPMTPublic{
-		Type:    tpm2.TPMAlgECC,
-		NameAlg: tpm2.TPMAlgSHA256,
-		ObjectAttributes: tpm2.TPMAObject{
-			FixedTPM:            true,
-			FixedParent:         true,
-			SensitiveDataOrigin: true,
-			UserWithAuth:        true,
-			NoDA:                true,
-			Restricted:          role == AK,
-			SignEncrypt:         true,
-		},
-		Parameters: tpm2.NewTPMUPublicParms(tpm2.TPMAlgECC, &tpm2.TPMSECCParms{
-			Scheme: tpm2.TPMTECCScheme{
-				Scheme:  tpm2.TPMAlgECDSA,
-				Details: tpm2.NewTPMUAsymScheme(tpm2.TPMAlgECDSA, &tpm2.TPMSSigSchemeECDSA{HashAlg: tpm2.TPMAlgSHA256}),
-			},
-			CurveID: tpm2.TPMECCNistP256,
-		}),
-		Unique: emptyPoint(),
 	}
 }

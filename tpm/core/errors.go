@@ -1,4 +1,4 @@
-package tpm
+package core
 
 import (
 	"context"
@@ -44,7 +44,8 @@ func (e *classed) Unwrap() []error {
 	return []error{e.class, e.cause}
 }
 
-func classify(class error, hint string, cause error) error {
+// Classify makes an error of a class, with a hint what to do next; either may be empty.
+func Classify(class error, hint string, cause error) error {
 	return &classed{class: class, hint: hint, cause: cause}
 }
 
@@ -106,14 +107,14 @@ func explain(what string, err error) error {
 	var rc tpm2.TPMRC
 	if errors.As(err, &rc) {
 		if hint, class := responseClass(rc); class != nil {
-			err = classify(class, hint, err)
+			err = Classify(class, hint, err)
 		}
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%s: %w", what, silent(err))
 	}
-	return fmt.Errorf("%s: %w", what, classify(ErrDamaged, "the chip or its driver sent what is no TPM answer", err))
+	return fmt.Errorf("%s: %w", what, Classify(ErrDamaged, "the chip or its driver sent what is no TPM answer", err))
 }
 
 // forgotten tells whether the chip no longer knows what this connection loaded.
@@ -128,5 +129,5 @@ func forgotten(err error) bool {
 
 // silent is the error for a chip that did not answer in time.
 func silent(cause error) error {
-	return classify(ErrBusy, "TPM does not answer; if this stays, the machine needs a power cycle", cause)
+	return Classify(ErrBusy, "TPM does not answer; if this stays, the machine needs a power cycle", cause)
 }

@@ -1,4 +1,4 @@
-package tpm
+package core
 
 import (
 	"errors"
@@ -10,13 +10,13 @@ import (
 // storage finds the storage key under which new keys are made: the persistent one
 // if it is the standard one, else the owner's primary, derived again. The chip's
 // persistent handles are never written. The handle is what a key file names.
-func (o *op) storage() (*object, tpm2.TPMHandle, error) {
+func (o *op) storage() (*Object, tpm2.TPMHandle, error) {
 	obj, err := o.persistentSRK()
 	if err != nil {
 		return nil, 0, err
 	}
 	if obj != nil {
-		return obj, handleSRK, nil
+		return obj, HandleSRK, nil
 	}
 	obj, err = o.primary(tpm2.TPMRHOwner, srkTemplate())
 	return obj, tpm2.TPMRHOwner, err
@@ -24,18 +24,18 @@ func (o *op) storage() (*object, tpm2.TPMHandle, error) {
 
 // persistentSRK is nil if the chip has none that is standard. What was found, or
 // not found, holds for the connection.
-func (o *op) persistentSRK() (*object, error) {
+func (o *op) persistentSRK() (*Object, error) {
 	const key = "persistent SRK"
 	if obj, known := o.t.primaries[key]; known {
 		return obj, nil
 	}
-	there, err := o.hasPersistent(handleSRK)
+	there, err := o.hasPersistent(HandleSRK)
 	if err != nil {
 		return nil, err
 	}
-	var obj *object
+	var obj *Object
 	if there {
-		if obj, err = o.readPersistent(handleSRK); err != nil {
+		if obj, err = o.readPersistent(HandleSRK); err != nil {
 			return nil, err
 		}
 	}
@@ -60,7 +60,7 @@ func (o *op) hasPersistent(h tpm2.TPMHandle) (bool, error) {
 }
 
 // readPersistent is nil if nothing is at the handle.
-func (o *op) readPersistent(h tpm2.TPMHandle) (*object, error) {
+func (o *op) readPersistent(h tpm2.TPMHandle) (*Object, error) {
 	rsp, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(o)
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		return nil, nil
@@ -77,11 +77,11 @@ func (o *op) readPersistent(h tpm2.TPMHandle) (*object, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &object{handle: h, name: *name, public: *public, fixed: true}, nil
+	return &Object{handle: h, name: *name, public: *public, fixed: true}, nil
 }
 
 // primary derives a primary key of a hierarchy, once per connection.
-func (o *op) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*object, error) {
+func (o *op) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*Object, error) {
 	key := string(tpm2.Marshal(template))
 	if obj := o.t.primaries[key]; obj != nil {
 		o.pin(obj)
@@ -109,14 +109,14 @@ func (o *op) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (*objec
 
 // adoptPublic takes over a new object after checking that the chip made what was
 // asked for.
-func (o *op) adoptPublic(h tpm2.TPMHandle, out tpm2.TPM2BPublic, template tpm2.TPMTPublic) (*object, error) {
+func (o *op) adoptPublic(h tpm2.TPMHandle, out tpm2.TPM2BPublic, template tpm2.TPMTPublic) (*Object, error) {
 	obj := o.adopt(h, tpm2.TPM2BName{}, tpm2.TPMTPublic{})
 	public, err := out.Contents()
 	if err != nil {
 		return nil, err
 	}
-	if !sameTemplate(*public, template) {
-		return nil, classify(ErrDamaged, "the chip made another key than the one asked for", nil)
+	if !SameTemplate(*public, template) {
+		return nil, Classify(ErrDamaged, "the chip made another key than the one asked for", nil)
 	}
 	name, err := tpm2.ObjectName(public)
 	if err != nil {
@@ -124,9 +124,4 @@ func (o *op) adoptPublic(h tpm2.TPMHandle, out tpm2.TPM2BPublic, template tpm2.T
 	}
 	obj.public, obj.name = *public, *name
 	return obj, nil
-}
-
-// password authorises the use of an object that has an empty password.
-func password(h tpm2.NamedHandle) tpm2.AuthHandle {
-	return tpm2.AuthHandle{Handle: h.Handle, Name: h.Name, Auth: tpm2.PasswordAuth(nil)}
 }

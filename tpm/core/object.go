@@ -1,4 +1,4 @@
-package tpm
+package core
 
 import (
 	"errors"
@@ -8,9 +8,9 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// object is a key that this connection can use: in the chip, saved outside, or
-// persistent. It belongs to the owner goroutine.
-type object struct {
+// Object is a key that this connection can use: in the chip, saved outside, or
+// persistent. It belongs to the owner goroutine: only a Chip may be asked about it.
+type Object struct {
 	handle tpm2.TPMHandle // 0 if not in the chip
 	saved  *tpm2.TPMSContext
 	name   tpm2.TPM2BName
@@ -24,10 +24,16 @@ type object struct {
 	assumed bool // an EK that should be at its handle, but was not looked at
 }
 
+// Public is the object's public area.
+func (obj *Object) Public() tpm2.TPMTPublic { return obj.public }
+
+// Name is the object's Name: what its public area says.
+func (obj *Object) Name() []byte { return obj.name.Buffer }
+
 // use makes sure that obj is in the chip and stays there during this operation.
-func (o *op) use(obj *object) (tpm2.NamedHandle, error) {
+func (o *op) use(obj *Object) (tpm2.NamedHandle, error) {
 	if o.isGone(obj) {
-		return tpm2.NamedHandle{}, classify(ErrAbsent, "this key was closed", nil)
+		return tpm2.NamedHandle{}, Classify(ErrAbsent, "this key was closed", nil)
 	}
 	o.t.clock++
 	obj.used = o.t.clock
@@ -45,7 +51,7 @@ func (o *op) use(obj *object) (tpm2.NamedHandle, error) {
 	return tpm2.NamedHandle{Handle: obj.handle, Name: obj.name}, nil
 }
 
-func (o *op) restore(obj *object) error {
+func (o *op) restore(obj *Object) error {
 	var rsp *tpm2.ContextLoadResponse
 	err := o.withRoom(func() (err error) {
 		rsp, err = tpm2.ContextLoad{Context: *obj.saved}.Execute(o)
@@ -62,25 +68,10 @@ func (o *op) restore(obj *object) error {
 	return nil
 }
 
-// useKey is use for a key that has a file: one that the chip has forgotten is loaded again.
-func (o *op) useKey(k *Key) (tpm2.NamedHandle, error) {
-	if o.isGone(k.obj) && !k.closed {
-		file, err := parseKeyFile(k.pem)
-		if err != nil {
-			return tpm2.NamedHandle{}, err
-		}
-		if k.obj, err = o.loadFile(file); err != nil {
-			k.obj = &object{gone: true}
-			return tpm2.NamedHandle{}, err
-		}
-	}
-	return o.use(k.obj)
-}
-
 // adopt takes over an object that a command just created in the chip.
-func (o *op) adopt(h tpm2.TPMHandle, name tpm2.TPM2BName, public tpm2.TPMTPublic) *object {
+func (o *op) adopt(h tpm2.TPMHandle, name tpm2.TPM2BName, public tpm2.TPMTPublic) *Object {
 	o.t.clock++
-	obj := &object{handle: h, name: name, public: public, used: o.t.clock, era: o.t.era}
+	obj := &Object{handle: h, name: name, public: public, used: o.t.clock, era: o.t.era}
 	o.t.loaded = append(o.t.loaded, obj)
 	o.created = append(o.created, obj)
 	o.pin(obj)
@@ -88,10 +79,14 @@ func (o *op) adopt(h tpm2.TPMHandle, name tpm2.TPM2BName, public tpm2.TPMTPublic
 }
 
 // pin keeps obj in the chip until the operation ends.
-func (o *op) pin(obj *object) {
+func (o *op) pin(obj *Object) {
 	if !slices.Contains(o.pinned, obj) {
 		o.pinned = append(o.pinned, obj)
 	}
+}
+
+func (o *op) unpin(obj *Object) {
+	o.pinned = slices.DeleteFunc(o.pinned, func(other *Object) bool { return other == obj })
 }
 
 // withRoom runs a command that loads one object, after making room for it; if the
@@ -130,14 +125,14 @@ func (o *op) makeRoom(more int) error {
 
 // evictOldest saves the object that was not used for longest and flushes it.
 func (o *op) evictOldest() error {
-	var oldest *object
+	var oldest *Object
 	for _, obj := range o.t.loaded {
 		if !slices.Contains(o.pinned, obj) && (oldest == nil || obj.used < oldest.used) {
 			oldest = obj
 		}
 	}
 	if oldest == nil {
-		return classify(ErrBusy, "one operation needs more objects than a chip holds", nil)
+		return Classify(ErrBusy, "one operation needs more objects than a chip holds", nil)
 	}
 	if oldest.cheap {
 		o.drop(oldest)
@@ -159,9 +154,9 @@ func (o *op) evictOldest() error {
 	return nil
 }
 
-func (o *op) forget(obj *object) {
+func (o *op) forget(obj *Object) {
 	obj.handle = 0
-	o.t.loaded = slices.DeleteFunc(o.t.loaded, func(other *object) bool { return other == obj })
+	o.t.loaded = slices.DeleteFunc(o.t.loaded, func(other *Object) bool { return other == obj })
 }
 
 // forgetAll begins anew with a chip that was cleared or reset meanwhile.
@@ -170,14 +165,14 @@ func (o *op) forgetAll() {
 		o.drop(o.t.loaded[0])
 	}
 	o.t.era++
-	o.t.persistent = nil
+	o.t.persistent, o.t.places = nil, nil
 	clear(o.t.primaries)
 }
 
-func (o *op) isGone(obj *object) bool { return obj.gone || !obj.fixed && obj.era != o.t.era }
+func (o *op) isGone(obj *Object) bool { return obj.gone || !obj.fixed && obj.era != o.t.era }
 
 // drop flushes an object for good.
-func (o *op) drop(obj *object) {
+func (o *op) drop(obj *Object) {
 	obj.gone = true
 	if obj.handle != 0 && !obj.fixed {
 		_ = o.cleanly(func() error { return o.flush(obj.handle) })

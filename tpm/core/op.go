@@ -1,4 +1,4 @@
-package tpm
+package core
 
 import (
 	"context"
@@ -19,8 +19,8 @@ type op struct {
 	ctx     context.Context
 	fn      func(*op) error
 	done    chan error
-	created []*object // flushed if the caller has gone meanwhile
-	pinned  []*object // not to be evicted during this operation
+	created []*Object // flushed if the caller has gone meanwhile
+	pinned  []*Object // not to be evicted during this operation
 
 	mu    sync.Mutex
 	given bool // the caller gave up
@@ -54,7 +54,7 @@ func (o *op) run() {
 func (o *op) guarded() (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = classify(ErrDamaged, "the chip sent what is no TPM answer", fmt.Errorf("decode TPM response: %v", r))
+			err = Classify(ErrDamaged, "the chip sent what is no TPM answer", fmt.Errorf("decode TPM response: %v", r))
 		}
 	}()
 	if o.t.broken && o.t.path != "" {
@@ -85,7 +85,7 @@ func (o *op) Send(command []byte) ([]byte, error) {
 			return nil, transportError(err)
 		}
 		if len(response) < headerSize || int(binary.BigEndian.Uint32(response[2:6])) != len(response) {
-			return nil, classify(ErrDamaged, "the chip sent what is no TPM answer", fmt.Errorf("response of %d bytes", len(response)))
+			return nil, Classify(ErrDamaged, "the chip sent what is no TPM answer", fmt.Errorf("response of %d bytes", len(response)))
 		}
 		if try == maxRetries || !postponed(tpm2.TPMRC(binary.BigEndian.Uint32(response[6:10]))) {
 			return response, nil
@@ -102,7 +102,7 @@ func transportError(err error) error {
 	if errors.As(err, &done) {
 		return err
 	}
-	return classify(ErrAbsent, "the connection to the TPM is lost", err)
+	return Classify(ErrAbsent, "the connection to the TPM is lost", err)
 }
 
 // postponed tells the warnings after which the same command should be sent again

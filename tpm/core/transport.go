@@ -1,4 +1,4 @@
-package tpm
+package core
 
 import (
 	"encoding/binary"
@@ -25,16 +25,16 @@ func dial(path string) (*stream, error) {
 	if scheme, name, _ := strings.Cut(path, ":"); scheme == "unix" || scheme == "swtpm" {
 		conn, err := net.Dial("unix", name)
 		if err != nil {
-			return nil, classify(ErrAbsent, "is the TPM emulator running?", err)
+			return nil, Classify(ErrAbsent, "is the TPM emulator running?", err)
 		}
 		return &stream{rw: conn}, nil
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, classify(ErrAbsent, "this machine shows no TPM: look for it in the firmware setup, and for the kernel's tpm driver", err)
+		return nil, Classify(ErrAbsent, "this machine shows no TPM: look for it in the firmware setup, and for the kernel's tpm driver", err)
 	}
 	if info.Mode()&os.ModeCharDevice == 0 {
-		return nil, classify(ErrAbsent, "name a TPM device such as /dev/tpmrm0", fmt.Errorf("%s is no character device", path))
+		return nil, Classify(ErrAbsent, "name a TPM device such as /dev/tpmrm0", fmt.Errorf("%s is no character device", path))
 	}
 	// Blocking on purpose: in its non-blocking mode the driver answers a read that
 	// comes too early with zero bytes.
@@ -49,11 +49,11 @@ func openError(path string, err error) error {
 	err = &os.PathError{Op: "open", Path: path, Err: err}
 	switch {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return classify(ErrAbsent, "add the user to the group that owns the device, usually tss", err)
+		return Classify(ErrAbsent, "add the user to the group that owns the device, usually tss", err)
 	case errors.Is(err, unix.EBUSY):
-		return classify(ErrBusy, "another program holds the raw device; use /dev/tpmrm0", err)
+		return Classify(ErrBusy, "another program holds the raw device; use /dev/tpmrm0", err)
 	}
-	return classify(ErrAbsent, "", err)
+	return Classify(ErrAbsent, "", err)
 }
 
 // Send writes one command and reads its response.
@@ -63,7 +63,7 @@ func (s *stream) Send(command []byte) ([]byte, error) {
 	}
 	response, err := s.exchange(command)
 	if err != nil {
-		s.broken = classify(ErrAbsent, "the connection to the TPM is lost; the next call opens it again", err)
+		s.broken = Classify(ErrAbsent, "the connection to the TPM is lost; the next call opens it again", err)
 		return nil, s.broken
 	}
 	return response, nil
