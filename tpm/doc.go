@@ -19,8 +19,9 @@
 // about the operational key. Activate: only the chip that holds both the EK and the
 // AK can recover a secret that was encrypted to the EK for the AK's Name.
 //
-// Below this package: core (the connection, for programs that make no keys), seal (secrets tied to boots; it explains policies), counter (the
-// security epoch), anchor (the end of a log), devid (what the maker left).
+// Below this package: core (the connection, for programs that make no keys), seal
+// (secrets tied to boots; it explains policies), counter (the security epoch), anchor
+// (the end of a log), devid (what the maker left).
 //
 // # Sharing
 //
