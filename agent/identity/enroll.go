@@ -169,6 +169,10 @@ func (i *Identity) promote(ctx context.Context) error {
 		i.cfg.Log.Warn("drop leftovers of a renewal", "error", err)
 	}
 	i.unproven = nil
+	select { // whoever kicked until now has this certificate as the answer
+	case <-i.kick:
+	default:
+	}
 	i.mu.Lock()
 	old := i.current
 	i.current, i.adopted = c, i.cfg.Counted()
