@@ -94,8 +94,8 @@ func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 		a.noteEvidence(a.answer(ctx, payload))
 	case wire.KindVerdict:
 		var v wire.Verdict
-		if err := strictjson.Unmarshal(payload, &v); err != nil || v.Device != a.Device() {
-			a.log.Warn("verdict ignored", "error", err, "device", v.Device)
+		if err := strictjson.Inform(payload, &v); err != nil || v.Version != 1 || v.Device != a.Device() {
+			a.log.Warn("verdict ignored", "error", err, "v", v.Version, "device", v.Device)
 			return
 		}
 		a.judged(v)

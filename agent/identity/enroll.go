@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/tpm"
@@ -196,7 +195,7 @@ func (i *Identity) promote(ctx context.Context) error {
 	i.unproven = nil
 	i.mu.Lock()
 	old := i.current
-	i.current, i.adopted = c, time.Now()
+	i.current, i.adopted = c, i.cfg.Counted()
 	i.mu.Unlock()
 	i.cfg.Changed(*c)
 	if old != nil && old != c {
@@ -251,6 +250,9 @@ func (i *Identity) answer(ctx context.Context, r request, challenge wire.Challen
 	var verdict wire.Verdict
 	if err := i.postJSON(ctx, r, ev, &verdict); err != nil {
 		return fmt.Errorf("send evidence: %w", err)
+	}
+	if verdict.Version != 1 || verdict.Device != i.Device() {
+		return fmt.Errorf("send evidence: the answer is no verdict of version 1 on %s", i.Device())
 	}
 	i.verdict = verdict
 	i.cfg.Verdict(verdict)

@@ -39,7 +39,7 @@ func TestAnswerThatSaysWaitIsObeyedWithinBounds(t *testing.T) {
 // A server that answers "accepted, ask at once" for ever is asked ever more seldom.
 func TestEndlessAcceptedIsNoEndlessLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		i := &Identity{newToken: make(chan struct{}, 1)}
+		i := &Identity{cfg: Config{After: time.After}, newToken: make(chan struct{}, 1)}
 		start := time.Now()
 		for asked := range 100 {
 			if err := i.awaitApproval(t.Context(), max(minRetryAfter, patience(asked))); err != nil {

@@ -28,7 +28,8 @@ import (
 	"github.com/gatewarden/gatewarden/tpm"
 )
 
-// Config of an Identity. All fields but Token and Hostname are required.
+// Config of an Identity. All fields but Token, Hostname, Counted and After are
+// required.
 type Config struct {
 	Dir      string // identity/ in the state folder
 	FS       *fsx.FS
@@ -48,6 +49,10 @@ type Config struct {
 	// Event records what an operator should learn of.
 	Event func(name, text string)
 	Log   *slog.Logger
+
+	// The process's own clock, which nobody sets; nil: the system's.
+	Counted func() time.Duration                 // since any moment before
+	After   func(time.Duration) <-chan time.Time // as time.After
 }
 
 // Clock tells the time and whether it may be believed (agent/clock).
@@ -66,7 +71,7 @@ type Identity struct {
 	ak      *tpm.Key
 	kick    chan string
 	anyone  *anonymous
-	started time.Time
+	started time.Duration // by cfg.Counted
 
 	exchange  chan struct{} // holds a token: one exchange with the fleet at a time
 	retired   *tpm.Key      // the key before current; under exchange
@@ -80,10 +85,10 @@ type Identity struct {
 	seen    atomic.Uint64 // TPM's clock when it signed last
 	mu      sync.Mutex
 	current *Credential
-	adopted time.Time // when current came into use, by the process's own clock; zero if it was loaded
-	records []Record  // the newest first; replaced, never changed
-	phase   string    // what Run is doing, for people
-	last    error     // of the last exchange
+	adopted time.Duration // when current came into use, by cfg.Counted; 0 if it was loaded
+	records []Record      // the newest first; replaced, never changed
+	phase   string        // what Run is doing, for people
+	last    error         // of the last exchange
 }
 
 // Credential is an operational key with its certificate. It does not change.
@@ -127,7 +132,14 @@ func New(ctx context.Context, c Config) (*Identity, error) {
 		c.Collect == nil || c.Verdict == nil || c.Changed == nil || c.Event == nil || c.Log == nil {
 		return nil, errors.New("identity: incomplete configuration")
 	}
-	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), newToken: make(chan struct{}, 1), phase: "starting", started: time.Now()}
+	if c.Counted == nil {
+		began := time.Now()
+		c.Counted = func() time.Duration { return time.Since(began) }
+	}
+	if c.After == nil {
+		c.After = time.After
+	}
+	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), newToken: make(chan struct{}, 1), phase: "starting", started: c.Counted()}
 	if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make identity folder: %w", err)
 	}

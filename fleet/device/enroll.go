@@ -34,7 +34,7 @@ func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
 		return refuse(http.StatusTooManyRequests, "rate", "too many enrolments from this address", "wait as long as Retry-After says")
 	}
 	var ask wire.EnrollRequest
-	if err := readJSON(r, wire.MaxBody, &ask); err != nil {
+	if err := readJSON(r, wire.MaxBody, strictjson.Inform, &ask); err != nil {
 		return err
 	}
 	if ask.Version != 1 || len(ask.Model) > wire.MaxText || len(ask.Hostname) > wire.MaxText || len(ask.Software) > wire.MaxText || ask.Model == "" {
@@ -286,7 +286,7 @@ func (a *api) simpleReenroll(w http.ResponseWriter, r *http.Request) error {
 	var proof wire.KeyProof
 	raw, err := base64.StdEncoding.DecodeString(r.Header.Get(wire.KeyProofHeader))
 	if err == nil {
-		err = strictjson.Unmarshal(raw, &proof)
+		err = strictjson.Inform(raw, &proof)
 	}
 	if err != nil {
 		return refuse(http.StatusBadRequest, "key-proof", "the header "+wire.KeyProofHeader+" is missing or malformed", "see docs/protocol.md")

@@ -188,7 +188,7 @@ func bootImages(dir, system string, r Release) error {
 		if err := os.WriteFile(cmdline, []byte(r.CommandLine(slot)+verity), 0o644); err != nil {
 			return err
 		}
-		err := uki(filepath.Join(system, "efi/linuxx64.efi.stub"), image, []section{
+		err := join(filepath.Join(system, "efi/linuxx64.efi.stub"), image, []section{
 			{".osrel", filepath.Join(dir, "osrel")}, {".cmdline", cmdline}, {".initrd", initrd}, {".linux", filepath.Join(dir, "kernel")}})
 		if err == nil && r.Signed {
 			err = sign(image)
