@@ -292,9 +292,13 @@ func (a *Agent) reportHealth(ctx context.Context) error {
 func (a *Agent) healthMessage() wire.Health {
 	report := a.health.Report()
 	_, trusted := a.clock.Now()
+	var judged string
+	if v := a.verdict.Load(); v != nil {
+		judged = v.Summary()
+	}
 	return wire.Health{
 		Version: 1, Software: a.version, Slot: a.slot(), Grade: report.Grade, Findings: report.Findings, Posture: report.Posture,
-		TimeTrust: trusted, Challenge: a.challenge(), Dropped: a.outbox.Dropped(),
+		TimeTrust: trusted, Challenge: a.challenge(), Dropped: a.outbox.Dropped(), Verdict: judged,
 	}
 }
 
