@@ -107,8 +107,8 @@ func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 		a.noteEvidence(a.answer(ctx, payload))
 	case wire.KindVerdict:
 		var v wire.Verdict
-		if err := strictjson.Unmarshal(payload, &v); err != nil || v.Device != a.Device() {
-			a.log.Warn("verdict ignored", "error", err, "device", v.Device)
+		if err := strictjson.Inform(payload, &v); err != nil || v.Version != 1 || v.Device != a.Device() {
+			a.log.Warn("verdict ignored", "error", err, "v", v.Version, "device", v.Device)
 			return
 		}
 		a.judged(v)
@@ -292,9 +292,13 @@ func (a *Agent) reportHealth(ctx context.Context) error {
 func (a *Agent) healthMessage() wire.Health {
 	report := a.health.Report()
 	_, trusted := a.clock.Now()
+	var judged string
+	if v := a.verdict.Load(); v != nil {
+		judged = v.Summary()
+	}
 	return wire.Health{
 		Version: 1, Software: a.version, Slot: a.slot(), Grade: report.Grade, Findings: report.Findings, Posture: report.Posture,
-		TimeTrust: trusted, Challenge: a.challenge(), Dropped: a.outbox.Dropped(),
+		TimeTrust: trusted, Challenge: a.challenge(), Dropped: a.outbox.Dropped(), Verdict: judged,
 	}
 }
 

@@ -23,7 +23,7 @@ func Verify(ev Evidence, e Expect) (*Result, error) {
 		return nil, fmt.Errorf("verify evidence: read attestation key: %w", err)
 	}
 	if ev.Version != 1 {
-		return nil, refuse("version", "evidence of version %d, not 1", ev.Version)
+		return nil, refuse("version", "evidence of version %d, not 1: a higher one needs a newer server", ev.Version)
 	}
 	q, err := openQuote(ak, ev.Quote, ev.Signature)
 	if err != nil {
@@ -121,7 +121,7 @@ func openClaims(data []byte, e *Expect) (Claims, error) {
 		return claims, refuse("claims", "claims: %v", err)
 	}
 	if claims.Version != 1 {
-		return claims, refuse("claims", "claims of version %d, not 1", claims.Version)
+		return claims, refuse("claims", "claims of version %d, not 1: a higher one needs a newer server", claims.Version)
 	}
 	if n := len(claims.Keys); n < 1 || n > 2 {
 		return claims, refuse("claims", "claims name %d operational keys, not one or two", n)

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -170,9 +169,13 @@ func (i *Identity) promote(ctx context.Context) error {
 		i.cfg.Log.Warn("drop leftovers of a renewal", "error", err)
 	}
 	i.unproven = nil
+	select { // whoever kicked until now has this certificate as the answer
+	case <-i.kick:
+	default:
+	}
 	i.mu.Lock()
 	old := i.current
-	i.current, i.adopted = c, time.Now()
+	i.current, i.adopted = c, i.cfg.Counted()
 	i.mu.Unlock()
 	i.cfg.Changed(*c)
 	if old != nil && old != c {
@@ -227,6 +230,9 @@ func (i *Identity) answer(ctx context.Context, r request, challenge wire.Challen
 	var verdict wire.Verdict
 	if err := i.postJSON(ctx, r, ev, &verdict); err != nil {
 		return fmt.Errorf("send evidence: %w", err)
+	}
+	if verdict.Version != 1 || verdict.Device != i.Device() {
+		return fmt.Errorf("send evidence: the answer is no verdict of version 1 on %s", i.Device())
 	}
 	i.verdict = verdict
 	i.cfg.Verdict(verdict)

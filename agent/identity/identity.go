@@ -29,7 +29,8 @@ import (
 	"github.com/gatewarden/gatewarden/tpm"
 )
 
-// Config of an Identity. All fields but TPM, Token and Hostname are required.
+// Config of an Identity. All fields but TPM, Token, Hostname, Counted and After are
+// required.
 type Config struct {
 	Dir      string // identity/ in the state folder
 	FS       *fsx.FS
@@ -49,6 +50,10 @@ type Config struct {
 	// Event records what an operator should learn of.
 	Event func(name, text string)
 	Log   *slog.Logger
+
+	// The process's own clock, which nobody sets; nil: the system's.
+	Counted func() time.Duration                 // since any moment before
+	After   func(time.Duration) <-chan time.Time // as time.After
 }
 
 // Clock tells the time and whether it may be believed (agent/clock).
@@ -64,7 +69,7 @@ type Identity struct {
 	keys    keys
 	kick    chan string
 	anyone  *anonymous
-	started time.Time
+	started time.Duration // by cfg.Counted
 
 	exchange  chan struct{} // holds a token: one exchange with the fleet at a time
 	retired   Key           // the key before current; under exchange
@@ -78,10 +83,10 @@ type Identity struct {
 	seen    atomic.Uint64 // TPM's clock when it signed last
 	mu      sync.Mutex
 	current *Credential
-	adopted time.Time // when current came into use, by the process's own clock; zero if it was loaded
-	records []Record  // the newest first; replaced, never changed
-	phase   string    // what Run is doing, for people
-	last    error     // of the last exchange
+	adopted time.Duration // when current came into use, by cfg.Counted; 0 if it was loaded
+	records []Record      // the newest first; replaced, never changed
+	phase   string        // what Run is doing, for people
+	last    error         // of the last exchange
 }
 
 // Key is an operational key, in the TPM or in software.
@@ -144,7 +149,14 @@ func New(ctx context.Context, c Config) (*Identity, error) {
 		c.Collect == nil || c.Verdict == nil || c.Changed == nil || c.Event == nil || c.Log == nil {
 		return nil, errors.New("identity: incomplete configuration")
 	}
-	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir, private: c.TPM == nil}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), newToken: make(chan struct{}, 1), phase: "starting", started: time.Now()}
+	if c.Counted == nil {
+		began := time.Now()
+		c.Counted = func() time.Duration { return time.Since(began) }
+	}
+	if c.After == nil {
+		c.After = time.After
+	}
+	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir, private: c.TPM == nil}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), newToken: make(chan struct{}, 1), phase: "starting", started: c.Counted()}
 	if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make identity folder: %w", err)
 	}

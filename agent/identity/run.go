@@ -46,11 +46,8 @@ func (i *Identity) Run(ctx context.Context) error {
 // never come faster than kickGap, and after a failure they only say why: whoever
 // kicks must not outrun the backoff.
 func (i *Identity) sleep(ctx context.Context, wait time.Duration, why string, failed bool) (string, error) {
-	over, gap := time.NewTimer(wait), time.NewTimer(kickGap)
-	defer over.Stop()
-	defer gap.Stop()
+	over, pace := i.cfg.After(wait), i.cfg.After(kickGap)
 	kick, kicked := i.kick, false
-	pace := gap.C
 	if failed {
 		pace = nil
 	}
@@ -68,7 +65,7 @@ func (i *Identity) sleep(ctx context.Context, wait time.Duration, why string, fa
 			if kicked {
 				return why, nil
 			}
-		case <-over.C:
+		case <-over:
 			return why, nil
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/helper/trust"
 	"github.com/gatewarden/gatewarden/internal/softkey"
-	"github.com/gatewarden/gatewarden/tpm"
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 // firstKeyFile is, in the trust folder of a gateway without a TPM, the public half of
@@ -24,7 +24,7 @@ const maxFirstKey = 4 << 10 // bytes
 
 // deviceName is what the device id derives from: the Name of the endorsement key or,
 // where there is no trace of a TPM, of the first key.
-func deviceName(ctx context.Context, c *helper.Config, chip string, auth tpm.Auth) ([]byte, error) {
+func deviceName(ctx context.Context, c *helper.Config, chip string, auth core.Auth) ([]byte, error) {
 	name, err := ekName(ctx, chip, auth)
 	if err == nil || !softkey.NoTPM(chip) {
 		return name, err

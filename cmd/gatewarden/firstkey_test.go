@@ -16,7 +16,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/p256key"
 	"github.com/gatewarden/gatewarden/internal/softkey"
-	"github.com/gatewarden/gatewarden/tpm"
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 // TestHelperKnowsAGatewayWithoutTPMByWhatRootPutThere, and by nothing else: not by a
@@ -42,7 +42,7 @@ func TestHelperKnowsAGatewayWithoutTPMByWhatRootPutThere(t *testing.T) {
 	}
 	refused := func(what, want string) {
 		t.Helper()
-		if name, err := deviceName(t.Context(), c, chip, tpm.Auth{}); err == nil || !strings.Contains(err.Error(), want) {
+		if name, err := deviceName(t.Context(), c, chip, core.Auth{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: name %x, error %v, want %q", what, name, err, want)
 		}
 	}
@@ -52,7 +52,7 @@ func TestHelperKnowsAGatewayWithoutTPMByWhatRootPutThere(t *testing.T) {
 		t.Error("an epoch counter is looked for where there is no TPM")
 	}
 	must(os.WriteFile(path, good, 0o644))
-	if name, err := deviceName(t.Context(), c, chip, tpm.Auth{}); err != nil || !bytes.Equal(name, softkey.Name(public)) {
+	if name, err := deviceName(t.Context(), c, chip, core.Auth{}); err != nil || !bytes.Equal(name, softkey.Name(public)) {
 		t.Errorf("name %x, %v", name, err)
 	}
 	must(os.Chmod(path, 0o666))

@@ -130,8 +130,8 @@ func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.Hand
 	}
 }
 
-// readJSON decodes a request body strictly.
-func readJSON(r *http.Request, limit int64, v any) error {
+// readJSON decodes a request body with strictjson's Inform or Unmarshal.
+func readJSON(r *http.Request, limit int64, decode func([]byte, any) error, v any) error {
 	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	if err != nil {
 		return refuse(http.StatusBadRequest, "body", "the request could not be read: "+err.Error(), "repeat the request")
@@ -139,7 +139,7 @@ func readJSON(r *http.Request, limit int64, v any) error {
 	if int64(len(body)) > limit {
 		return refuse(http.StatusRequestEntityTooLarge, "size", "the request is too large", "see the limits in docs/protocol.md")
 	}
-	if err := strictjson.Unmarshal(body, v); err != nil {
+	if err := decode(body, v); err != nil {
 		return refuse(http.StatusBadRequest, "format", "the request is not what this path takes: "+err.Error(), "see docs/protocol.md")
 	}
 	return nil
@@ -180,7 +180,7 @@ func (a *api) evidence(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var ev attest.Evidence
-	if err := readJSON(r, wire.MaxMessage, &ev); err != nil {
+	if err := readJSON(r, wire.MaxMessage, strictjson.Unmarshal, &ev); err != nil {
 		return err
 	}
 	var channel verifier.Channel

@@ -62,7 +62,7 @@ func (a *api) readIntroduction(w http.ResponseWriter, r *http.Request, ask any) 
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
 		return refuse(http.StatusTooManyRequests, "rate", "too many enrolments from this address", "wait as long as Retry-After says")
 	}
-	return readJSON(r, wire.MaxBody, ask)
+	return readJSON(r, wire.MaxBody, strictjson.Inform, ask)
 }
 
 func checkClaims(version int, model, hostname, software string) error {
@@ -331,7 +331,7 @@ func (a *api) simpleReenroll(w http.ResponseWriter, r *http.Request) error {
 	var proof wire.KeyProof
 	raw, err := base64.StdEncoding.DecodeString(r.Header.Get(wire.KeyProofHeader))
 	if err == nil {
-		err = strictjson.Unmarshal(raw, &proof)
+		err = strictjson.Inform(raw, &proof)
 	}
 	if err != nil {
 		return refuse(http.StatusBadRequest, "key-proof", "the header "+wire.KeyProofHeader+" is missing or malformed", "see docs/protocol.md")

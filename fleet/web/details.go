@@ -75,7 +75,7 @@ func viewHealth(m registry.Message, last registry.Verdict, now time.Time) health
 		return healthView{Note: "No health message has arrived yet."}
 	}
 	var h wire.Health
-	if err := strictjson.Unmarshal(m.Body, &h); err != nil {
+	if err := strictjson.Inform(m.Body, &h); err != nil || h.Version != 1 {
 		return healthView{Note: "The last health message can't be read; the gateway may run a newer agent than this server knows."}
 	}
 	v := healthView{Note: "Reported " + at(m.Received, now).Ago + ".", Standing: standingMark(verifier.StandingOf(m, last))}
