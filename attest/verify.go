@@ -71,6 +71,8 @@ func checkExpect(e *Expect) (*attestationKey, error) {
 		return nil, fmt.Errorf("nonce of %d bytes, not %d", len(e.Nonce), nonceSize)
 	case e.Policy == nil || e.Policy.releases == nil:
 		return nil, errors.New("policy was not made by ParsePolicy")
+	case e.Policy.IMA != nil && e.Policy.files == nil:
+		return nil, errors.New("the policy's lists of files were not read: Policy.ReadLists comes first")
 	case e.Policy.Fleet != e.Fleet:
 		return nil, fmt.Errorf("policy is for fleet %q", e.Policy.Fleet)
 	case e.Now.IsZero():
