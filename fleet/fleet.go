@@ -123,16 +123,11 @@ func (s *Server) openVerifier() (err error) {
 	if s.results, err = ear.OpenKeys(&fsx.FS{}, filepath.Join(s.settings.State, resultKeys), s.now()); err != nil {
 		return err
 	}
-	files, err := readIMA(s.settings.IMA)
-	if err != nil {
-		return err
-	}
 	issuer, err := ear.New(ear.Config{Keys: s.results, Fleet: s.settings.Fleet, Build: s.version, Now: s.now})
 	if err != nil {
 		return err
 	}
 	s.verifier, err = verifier.New(verifier.Config{
-		IMA:      files,
 		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: s.now, Fell: s.fell, Results: issuer, Brake: s.settings.Gate.Brake, Log: s.log.With("part", "verifier"),
 	})
 	return err
