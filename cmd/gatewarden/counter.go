@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +11,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/internal/p256key"
 	"github.com/gatewarden/gatewarden/tpm/core"
 	"github.com/gatewarden/gatewarden/tpm/counter"
 )
@@ -109,20 +107,15 @@ func (e *epochCounter) load() (counterFile, *ecdsa.PrivateKey, error) {
 	if err != nil {
 		return counterFile{}, nil, err
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(file.Key)
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if err != nil || !ok || file.Version != 1 {
+	key, err := p256key.Parse(file.Key)
+	if err != nil || file.Version != 1 {
 		return counterFile{}, nil, fmt.Errorf("%s holds no key of version 1", e.path)
 	}
 	return file, key, nil
 }
 
 func newCounterFile() (counterFile, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return counterFile{}, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	_, der, err := p256key.New()
 	return counterFile{Version: 1, Key: der}, err
 }
 

@@ -26,9 +26,9 @@ func enrolment(g *gateway) {
 
 func halfYear(g *gateway) {
 	first := len(g.certificates())
-	for range 14 {
+	for range 7 {
 		before := g.newest()
-		g.pass(2 * week)
+		g.pass(4 * week)
 		g.well()
 		g.refused(before.Credential, "expired")
 	}

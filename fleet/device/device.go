@@ -3,7 +3,9 @@
 //
 // Its promise: a certificate leaves this server only for a key that was proven to
 // live in the TPM that holds the device's EK, after an operator approved that EK,
-// and never a better one than the gate allows at this moment.
+// and never a better one than the gate allows at this moment. Where signed policy
+// admits gateways without a TPM, a first key of theirs stands for the EK, and what
+// they get is short-lived at best.
 package device
 
 import (
@@ -23,6 +25,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
+	"github.com/gatewarden/gatewarden/internal/softkey"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -69,6 +72,7 @@ func New(c Config) (http.Handler, error) {
 	a := &api{Config: c, rate: newRate()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+wire.PathEnroll, a.handle(a.enroll))
+	mux.HandleFunc("POST "+softkey.PathEnroll, a.handle(a.enrollSoftware))
 	mux.HandleFunc("POST "+wire.PathChallenge, a.handle(a.challenge))
 	mux.HandleFunc("POST "+wire.PathEvidence, a.handle(a.evidence))
 	mux.HandleFunc("GET "+PathResult, a.handle(a.result))
@@ -200,6 +204,9 @@ func (a *api) result(w http.ResponseWriter, r *http.Request) error {
 	c, err := a.authenticate(r)
 	if err != nil {
 		return err
+	}
+	if c.device.SoftwareKeys {
+		return refuse(http.StatusForbidden, softkey.Rule, "there is no attestation result of a gateway without a TPM", "nothing that it says of its boot can be proven")
 	}
 	nonce := r.URL.Query().Get("nonce")
 	if nonce != "" && !isNonce(nonce) {

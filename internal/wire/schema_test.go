@@ -15,6 +15,7 @@ import (
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/helperwire"
 	"github.com/gatewarden/gatewarden/internal/policy"
+	"github.com/gatewarden/gatewarden/internal/softkey"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/update/release"
@@ -31,7 +32,8 @@ func published() map[string]any {
 		"hello": wire.Hello{}, "challenge": wire.Challenge{}, "verdict": wire.Verdict{}, "ack": wire.Ack{}, "signed": wire.Signed{},
 		"up": wire.Up{}, "health": wire.Health{}, "event": wire.Event{}, "linktest": wire.LinkTest{}, "update": wire.Update{},
 		"envelope": wire.Envelope{}, "command": wire.Command{}, "receipt": wire.Receipt{}, "receipt-body": wire.ReceiptBody{},
-		"enroll-request": wire.EnrollRequest{}, "enroll-challenge": wire.EnrollChallenge{}, "key-proof": wire.KeyProof{}, "problem": wire.Problem{},
+		"enroll-request": wire.EnrollRequest{}, "enroll-challenge": wire.EnrollChallenge{}, "key-proof": wire.KeyProof{},
+		"software-request": softkey.Request{}, "software-challenge": softkey.Challenge{}, "problem": wire.Problem{},
 		"evidence": attest.Evidence{}, "claims": attest.Claims{}, "attestation-policy": attest.Policy{}, "recorded-evidence": attest.Recorded{},
 		"fleet": policy.Fleet{}, "operators": policy.Operators{}, "release": release.Release{},
 		"helper-request": helperwire.Request{}, "helper-response": helperwire.Response{},

@@ -153,6 +153,14 @@ type Verdict struct {
 	Result      string    `json:"result,omitempty"` // the same for others: a signed attestation result, valid for minutes
 }
 
+// Summary is the first line of the explanation; without one, the grade.
+func (v Verdict) Summary() string {
+	if len(v.Explanation) == 0 {
+		return v.Grade
+	}
+	return v.Explanation[0]
+}
+
 // Ack says that the fleet has durably taken in all of Stream up to UpTo.
 // A device rewinds to UpTo when it lies below what it sent.
 type Ack struct {
