@@ -184,6 +184,10 @@ func (vm *VM) SecureBoot(on bool) {
 	vm.must(vm.firmware())
 }
 
+// SetClock decides what the clock of a machine that is off shows when it starts next;
+// zero: the time.
+func (vm *VM) SetClock(at time.Time) { vm.machine.Clock = at }
+
 // firmware gives the machine fresh firmware variables.
 func (vm *VM) firmware() error {
 	vars := "/usr/share/OVMF/OVMF_VARS_4M.fd"
