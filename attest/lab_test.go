@@ -206,14 +206,31 @@ func wholeLog(data []byte) Log {
 func (l *lab) judge(ev Evidence) (*Result, error) {
 	l.t.Helper()
 	e := l.expect
+	e.Policy = l.parsed()
+	return Verify(ev, e)
+}
+
+// parsed is the lab's policy as it is read from its document.
+func (l *lab) parsed() *Policy {
+	l.t.Helper()
 	data, err := json.Marshal(l.policy)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if e.Policy, err = ParsePolicy(data); err != nil {
+	p, err := ParsePolicy(data)
+	if err != nil {
 		l.t.Fatal(err)
 	}
-	return Verify(ev, e)
+	return p
+}
+
+// recorded is what is kept of ev.
+func (l *lab) recorded(ev Evidence, trusted *Facts) *Recorded {
+	ev.Nonce = l.expect.Nonce
+	return &Recorded{
+		Version: 1, Fleet: labFleet, Device: labDevice, At: labNow(), AK: l.expect.AK, Keys: l.expect.Keys,
+		Firmware: l.expect.Firmware, Trusted: trusted, Evidence: ev,
+	}
 }
 
 // want verifies ev and checks grade and, in the summary, text.

@@ -81,6 +81,8 @@ type setup struct {
 	disk     func(w *world, first image.Built, disk string) string // returns another disk than the usual
 	aged     time.Duration                                         // of the fleet's authority
 	grub     bool                                                  // GRUB starts the kernel
+	chain    bool                                                  // GRUB starts the boot image
+	files    bool                                                  // the fleet knows the files that the gateway may run
 	coldBoot bool                                                  // boot instead of restoring the snapshot
 	bare     bool                                                  // nobody has installed or configured the product yet
 }
@@ -102,10 +104,14 @@ func newWorld(t *testing.T, s setup) *world {
 	}
 	first := w.build(born)
 	what := image.Disk{A: first, Spare: first.Rootfs}
-	if s.grub {
+	switch {
+	case s.grub:
 		what.Loader, err = w.Cache.Grub(born)
-		w.check(err)
+	case s.chain:
+		what.Loader, err = w.Cache.GrubChain(first)
+		first.Loader = what.Loader[image.Loader] // the release's, for the fleet
 	}
+	w.check(err)
 	disk, err := w.Cache.Disk(what)
 	w.check(err)
 	w.owner = newOwner(w, first)
@@ -113,6 +119,9 @@ func newWorld(t *testing.T, s setup) *world {
 		disk = s.disk(w, first, disk)
 	}
 	w.installFleet(s.aged)
+	if s.files {
+		w.mayRun(first)
+	}
 	s.machine.Disk, s.machine.API, s.machine.MQTT = disk, port(w, w.settings.Listen.API), port(w, w.settings.Listen.MQTT)
 	w.machine = s.machine
 	if s.coldBoot {
