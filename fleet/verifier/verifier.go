@@ -139,7 +139,7 @@ func (v *Verifier) Appraise(ctx context.Context, device string, channel Channel,
 }
 
 func (v *Verifier) appraise(ctx context.Context, device string, channel Channel, ev attest.Evidence, now time.Time) (wire.Verdict, error) {
-	if err := v.Registry.ConsumeNonce(ctx, device, ev.Nonce, now); err != nil {
+	if err := v.Registry.ConsumeNonce(ctx, device, ev.Nonce, now, NonceLife); err != nil {
 		if errors.Is(err, registry.ErrNotFound) {
 			return wire.Verdict{}, &attest.Refusal{Rule: "nonce", Text: "the nonce is unknown, used or expired"}
 		}
