@@ -246,7 +246,7 @@ func approved(ctx context.Context, store *registry.Store, model string) ([]attes
 // conclude stores the verdict with all that follows from it, then tells.
 func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Channel, m memory, ev attest.Evidence, r *attest.Result, now time.Time) (wire.Verdict, error) {
 	gate, lines := GateFor(r.Grade(), d.State), r.Explanation()
-	if gate == wire.GateQuarantine && d.State == registry.Active {
+	if gate == wire.GateQuarantine && d.State == registry.Active && !d.SoftwareKeys { // else the owner took back that such are admitted
 		held, err := v.brake(ctx, d, now)
 		if err != nil {
 			return wire.Verdict{}, err
