@@ -19,6 +19,7 @@ const (
 	ruleSecureBoot      = "secure-boot"
 	ruleSecureBootKeys  = "secure-boot-keys"
 	ruleHealthReport    = "health-report"
+	ruleSoftwareKeys    = "software-keys" // not among allRules: of gateways without a TPM
 )
 
 // allRules is all that a boot is judged by, in the order in which failures of the

@@ -23,7 +23,7 @@ func (p *Policy) Describe(now time.Time) []string {
 	if p.IMA != nil {
 		lines = append(lines, fmt.Sprintf("good: %d files of %d lists, and files signed by one of %d keys", p.Files(), len(p.IMA.Lists), len(p.IMA.Keys)))
 	}
-	for _, r := range allRules() {
+	for _, r := range append(allRules(), softwareRules()[0]) {
 		lines = append(lines, p.describeRule(r))
 	}
 	for _, e := range p.Exceptions {

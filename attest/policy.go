@@ -152,10 +152,16 @@ func (p *Policy) checkRules() error {
 		if err := adjustable(name); err != nil {
 			return err
 		}
+		if name == ruleSoftwareKeys && severity == Info {
+			return fmt.Errorf("rule %q: it degrades or distrusts; without a TPM nothing is proven, so nothing is trusted", name)
+		}
 	}
 	for i, e := range p.Exceptions {
 		if err := adjustable(e.Rule); err != nil {
 			return fmt.Errorf("exception %d: %w", i, err)
+		}
+		if e.Rule == ruleSoftwareKeys {
+			return fmt.Errorf("exception %d: rule %q has none; the policy's rules say whether it degrades", i, e.Rule)
 		}
 		if e.Reason == "" || e.Expires.IsZero() {
 			return fmt.Errorf("exception %d: it needs a reason and an expiry", i)

@@ -69,6 +69,8 @@ type setup struct {
 	first    func(*image.Release) // changes the release that the gateway is born with
 	extra    string               // of agent.toml
 	grub     bool                 // GRUB starts the kernel
+	chain    bool                 // GRUB starts the boot image
+	files    bool                 // the fleet knows the files that the gateway may run
 	coldBoot bool                 // boot instead of restoring the snapshot
 	bare     bool                 // nobody has installed or configured the product yet
 }
@@ -90,14 +92,21 @@ func newWorld(t *testing.T, s setup) *world {
 	}
 	first := w.build(born)
 	what := image.Disk{A: first, Spare: first.Rootfs}
-	if s.grub {
+	switch {
+	case s.grub:
 		what.Loader, err = w.Cache.Grub(born)
-		w.check(err)
+	case s.chain:
+		what.Loader, err = w.Cache.GrubChain(first)
+		first.Loader = what.Loader[image.Loader] // the release's, for the fleet
 	}
+	w.check(err)
 	disk, err := w.Cache.Disk(what)
 	w.check(err)
 	w.owner = newOwner(w, first)
 	w.installFleet()
+	if s.files {
+		w.mayRun(first)
+	}
 	s.machine.Disk, s.machine.API, s.machine.MQTT = disk, port(w, w.settings.Listen.API), port(w, w.settings.Listen.MQTT)
 	if s.coldBoot {
 		w.vm = w.Boot(s.machine)

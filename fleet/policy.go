@@ -46,7 +46,7 @@ type policyFeed struct {
 
 // newPolicyFeed returns nil where the owner's root.json is not installed beside
 // fleet.json: then the policy file alone counts.
-func newPolicyFeed(s Settings) (*policyFeed, error) {
+func newPolicyFeed(s Settings, now func() time.Time) (*policyFeed, error) {
 	files := &fsx.FS{}
 	root, err := files.ReadFile(filepath.Join(s.State, "trust", "root.json"), tuf.MaxRoot)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +56,7 @@ func newPolicyFeed(s Settings) (*policyFeed, error) {
 		return nil, fmt.Errorf("read root of the update repository: %w", err)
 	}
 	client, err := tuf.New(tuf.Config{
-		FS: files, Dir: filepath.Join(s.State, "tuf"), Root: root, Now: time.Now,
+		FS: files, Dir: filepath.Join(s.State, "tuf"), Root: root, Now: now,
 		Metadata: folder(filepath.Join(s.Updates, "metadata")), Targets: folder(filepath.Join(s.Updates, "targets")),
 	})
 	if err != nil {
@@ -150,7 +150,7 @@ func (s *Server) releases(context.Context) ([]*contents.Release, error) {
 
 // openPolicy takes the policy of the repository, else the policy file.
 func (s *Server) openPolicy() (err error) {
-	if s.feed, err = newPolicyFeed(s.settings); err != nil {
+	if s.feed, err = newPolicyFeed(s.settings, s.now); err != nil {
 		return err
 	}
 	if s.feed != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/gatewarden/gatewarden/agent/doctor"
 	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/internal/fsx"
-	"github.com/gatewarden/gatewarden/tpm"
+	"github.com/gatewarden/gatewarden/tpm/core"
 	"github.com/gatewarden/gatewarden/update/boot"
 )
 
@@ -40,7 +40,7 @@ from the agent's user, and verifies by itself every signed object that a request
 carries. systemd starts it through its socket; with --listen it makes its own.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			auth, err := tpm.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY"))
+			auth, err := core.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY"))
 			if err != nil {
 				return err
 			}
@@ -133,8 +133,8 @@ func loaderDeps(fs *fsx.FS, slots, esp string) boot.Deps {
 
 // ekName reads the Name of the endorsement key; the connection to the chip is
 // closed again, because the helper is seldom at work.
-func ekName(ctx context.Context, path string, auth tpm.Auth) ([]byte, error) {
-	chip, err := tpm.Open(ctx, path, tpm.WithAuth(auth))
+func ekName(ctx context.Context, path string, auth core.Auth) ([]byte, error) {
+	chip, err := core.Open(ctx, path, core.WithAuth(auth))
 	if err != nil {
 		return nil, err
 	}
