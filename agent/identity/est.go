@@ -92,6 +92,9 @@ func (r request) send(ctx context.Context, base string) ([]byte, error) {
 	if r.kind != "" {
 		req.Header.Set("Content-Type", r.kind)
 	}
+	if r.path == wire.PathChallenge { // free to repeat: an idle connection may have ended meanwhile
+		req.Header["X-Idempotency-Key"] = nil // sent to nobody: see http.Transport
+	}
 	if r.user != "" {
 		req.SetBasicAuth(r.user, r.secret)
 	}
