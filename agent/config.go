@@ -36,6 +36,9 @@ type Identity struct {
 	Model    string `toml:"model"`    // hardware model; by default what the firmware says
 	Hostname string `toml:"hostname"` // what operators see beside the id; by default the machine's host name
 	Token    string `toml:"token"`    // one-time enrolment token
+	// AllowSoftwareKeys lets the agent work where there is no TPM, with keys in files.
+	// It changes nothing where there is one.
+	AllowSoftwareKeys bool `toml:"allow_software_keys"`
 }
 
 // Health says how often the device reports.

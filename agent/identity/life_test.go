@@ -89,6 +89,18 @@ func TestRenewalReplacesKeyAndCertificate(t *testing.T) {
 	}
 }
 
+// The broker refuses the old certificate until the new one is in use: that is no
+// reason to renew the new one.
+func TestKickBeforeTheNewCertificateIsAnsweredByIt(t *testing.T) {
+	t.Parallel()
+	g, i := newWorld(t, nil).enrolled()
+	i.Kick("the broker refuses this identity")
+	g.step(i, "the certificate has expired")
+	if len(i.kick) != 0 {
+		t.Errorf("another certificate is wanted because %s", <-i.kick)
+	}
+}
+
 func TestExpiredCertificateRecoversByItself(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(s *fleet.Settings) { s.Certificates.Full = conf.Duration(1500 * time.Millisecond) })

@@ -130,10 +130,10 @@ func (i *Identity) step(ctx context.Context, why string) (time.Duration, error) 
 	if !mustRecover(err, now.After(current.Leaf().NotAfter)) {
 		return 0, err
 	}
-	i.cfg.Log.Info("renewal did not work, recovering by EK and AK", "error", err)
+	i.cfg.Log.Info("renewal did not work, recovering", "by", i.keys.by(), "error", err)
 	i.setPhase("recovering")
-	if recovery := i.enroll(ctx, why+"; recovered by EK and AK"); recovery != nil {
-		return 0, fmt.Errorf("recover by EK and AK, because the renewal did not work (%v): %w", err, recovery)
+	if recovery := i.enroll(ctx, why+"; recovered by "+i.keys.by()); recovery != nil {
+		return 0, fmt.Errorf("recover by %s, because the renewal did not work (%v): %w", i.keys.by(), err, recovery)
 	}
 	return i.untilDue(), nil
 }

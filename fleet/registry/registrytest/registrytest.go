@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) *registry.Store) {
 		{"a failed issuance burns no ticket", issuanceAtomic},
 		{"state decides who gets certificates", issuanceByState},
 		{"certificates that share a commit fail each for itself", issuanceShared},
+		{"an identity ends with its last good certificate", ended},
 		{"revocation reaches every other certificate", revocation},
 		{"100 concurrent uses of a token admit one device", tokenOnce},
 		{"an entry of the allow-list admits once", allowedOnce},
@@ -63,11 +64,15 @@ func start() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
 
 func deviceID(n int) string { return fmt.Sprintf("gw-%016d", n) }
 
+// withoutTPM is the one of the devices that has no TPM.
+const withoutTPM = 7
+
 func enroll(t *testing.T, s *registry.Store, n int) string {
 	t.Helper()
 	id := deviceID(n)
 	_, created, err := s.Enroll(t.Context(), registry.Device{
 		ID: id, Model: "box", Hostname: fmt.Sprintf("Site-%d", n), Software: "1.0.0", EKName: []byte(id), EKPublic: []byte("ek"), AKPublic: []byte("ak"), Created: start(),
+		SoftwareKeys: n == withoutTPM,
 	})
 	must(t, err)
 	if !created {
