@@ -188,10 +188,10 @@ func TestDiskFullAtEachWriteStrandsNobody(t *testing.T) {
 	}
 }
 
-// firstEnrolments tries first enrolments with one fault each, at each third durable
+// firstEnrolments tries first enrolments with one fault each, at each stride-th durable
 // step where tests have to be quick. fault makes the nth step fail in a fresh folder
 // and reports whether there was one; then the device must come in.
-func firstEnrolments(t *testing.T, fault func(g *gateway, n int) (reached bool)) {
+func firstEnrolments(t *testing.T, stride int, fault func(g *gateway, n int) (reached bool)) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	g := w.gateway()
@@ -209,12 +209,11 @@ func firstEnrolments(t *testing.T, fault func(g *gateway, n int) (reached bool))
 	})
 	t.Cleanup(func() { cancel(); approving.Wait() })
 	id.Store(g.start().Device())
-	stride := 3
 	if os.Getenv("GATEWARDEN_LONG") != "" {
 		stride = 1
 	}
 	for n := 1; ; n += stride {
-		if n%10 == 0 { // the limit of enrolments from one address begins anew
+		if n%10 < stride { // the limit of enrolments from one address begins anew
 			w.stop()
 			w.serve()
 		}
@@ -236,13 +235,13 @@ func firstEnrolments(t *testing.T, fault func(g *gateway, n int) (reached bool))
 
 // Power goes at each durable step, those of New included.
 func TestPowerCutInTheFirstEnrolmentNeverStrands(t *testing.T) {
-	firstEnrolments(t, (*gateway).cutFirst)
+	firstEnrolments(t, 3, (*gateway).cutFirst)
 }
 
 // There is no room for one write. Without the choice of endorsement key and the
 // attestation key on the disk the agent does not go on: it says so.
 func TestDiskFullInTheFirstEnrolmentStrandsNobody(t *testing.T) {
-	firstEnrolments(t, func(g *gateway, n int) (reached bool) {
+	firstEnrolments(t, 5, func(g *gateway, n int) (reached bool) {
 		count := 0
 		g.fs.Hook = func(string, string) error {
 			if count++; count == n {

@@ -113,13 +113,13 @@ func (g *gateway) killAt(n int, why string) (killed bool) {
 }
 
 // SIGKILL at each durable step between the request and the last cleaning up; at each
-// third where tests have to be quick. Nothing may rest on what a process leaves in
+// fifth where tests have to be quick. Nothing may rest on what a process leaves in
 // order: locks, loaded keys, half-written files.
 func TestKilledAtEveryDurableStepComesBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	g, i := w.enrolled()
-	stride := 3
+	stride := 5
 	if os.Getenv("GATEWARDEN_LONG") != "" {
 		stride = 1
 	}
