@@ -97,9 +97,10 @@ type Report struct {
 
 // Memory is what a verifier keeps of a device between appraisals. JSON-encodable.
 type Memory struct {
-	Clock   Clock     `json:"clock"`         // of the last accepted quote
-	Trusted *Facts    `json:"trusted"`       // of the last trusted boot
-	IMA     *IMAState `json:"ima,omitempty"` // of the IMA list, as far as it was read; nil if there is none
+	Clock   Clock     `json:"clock"`           // of the last accepted quote
+	Trusted *Facts    `json:"trusted"`         // of the last trusted boot
+	IMA     *IMAState `json:"ima,omitempty"`   // of the IMA list, as far as it was read; nil if there is none
+	Files   []IMAFile `json:"files,omitempty"` // of that list, the first few that broke each rule
 }
 
 // Clock is TPMS_CLOCK_INFO plus the firmware version of the chip. A TPM adds to
@@ -155,6 +156,9 @@ func (r *Result) Explanation() []string { return r.lines }
 // IMA state of this one, and its facts if it was trusted, else those of last.
 func (r *Result) Remember(last *Memory) *Memory {
 	m := &Memory{Clock: r.clock, IMA: r.ima}
+	if r.ima != nil {
+		m.Files = r.facts.IMA.First
+	}
 	if r.grade == Trusted {
 		m.Trusted = &r.facts
 	} else if last != nil {

@@ -19,7 +19,7 @@ type IMAFacts struct {
 	Judged        bool      `json:"judged,omitempty"`         // by the policy's lists and keys
 	Unlisted      uint64    `json:"unlisted,omitempty"`       // files that they do not allow
 	BadSignatures uint64    `json:"bad_signatures,omitempty"` // files that they do not allow, with a signature that is none
-	First         []IMAFile `json:"first,omitempty"`          // the first few that break each rule, of what was sent now
+	First         []IMAFile `json:"first,omitempty"`          // the first few that break each rule
 }
 
 // IMAFile is one measured file, in words.

@@ -93,6 +93,28 @@ func TestIMAListGoesOnWhereItWasReadAfterARestart(t *testing.T) {
 	}
 }
 
+// TestFileWithoutLeaveIsNamedAgainInLaterVerdicts: whoever looks a minute later must see
+// which file it was, although the list is not sent again.
+func TestFileWithoutLeaveIsNamedAgainInLaterVerdicts(t *testing.T) {
+	l := newLab(t)
+	l.allow(hashOf([]byte("0")).String() + "  /usr/bin/file-0")
+	l.withIMA(1)
+	l.runs("/usr/bin/bad", []byte("bad"))
+	r := l.want(l.evidence(), Untrusted, "one file without leave: /usr/bin/bad (entry 2")
+	r = l.want(l.goingOn(r), Untrusted, "one file without leave: /usr/bin/bad (entry 2")
+	for i := range maxUnlisted {
+		l.runs(fmt.Sprintf("/usr/bin/more-%d", i), []byte("more"))
+	}
+	r = l.want(l.goingOn(r), Untrusted, "/usr/bin/bad (entry 2")
+	if named := r.Facts().IMA.First; len(named) != maxUnlisted || !strings.HasSuffix(named[1].Path, "more-0") {
+		t.Errorf("named are %+v", named)
+	}
+	// In the next boot it did not run.
+	l.clock.ResetCount++
+	l.withIMA(1)
+	l.want(l.evidence(), Trusted, "")
+}
+
 func TestIMAListThatGoesOnFalselyIsNotWhatTheTPMSaw(t *testing.T) {
 	l := newLab(t)
 	l.withIMA(3)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"slices"
 	"strings"
 )
 
@@ -58,14 +59,29 @@ func (a *appraisal) replayIMA(part *imaPart) {
 		want.reference, want.judge = files.short(), files.judge
 	}
 	facts, state, err := part.from.replay(part.bytes, want)
-	if last := a.expect.Last; err == nil && state.pending && last != nil && last.IMA != nil && last.IMA.pending &&
-		part.from != last.IMA && last.Clock.ResetCount == a.clock.ResetCount {
+	last := a.expect.Last
+	switch {
+	case err != nil || last == nil || last.IMA == nil:
+	case part.from == last.IMA:
+		facts.nameAlso(last.Files)
+	case state.pending && last.IMA.pending && last.Clock.ResetCount == a.clock.ResetCount:
 		state, err = nil, errors.New("it begins anew although a part of it was sent")
 	}
 	a.facts.IMA, a.imaState, a.imaErr = &facts, state, err
 }
 
-// breaking are the files that break a rule, of what was sent now.
+// nameAlso names files of earlier parts of the list before those of this one.
+func (f *IMAFacts) nameAlso(earlier []IMAFile) {
+	now := f.First
+	f.First = slices.Clone(earlier)
+	for _, file := range now {
+		if len(f.breaking(file.Rule)) < maxUnlisted {
+			f.First = append(f.First, file)
+		}
+	}
+}
+
+// breaking are the files that are named for a rule.
 func (f *IMAFacts) breaking(rule string) []IMAFile {
 	var out []IMAFile
 	for _, file := range f.First {

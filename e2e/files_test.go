@@ -76,6 +76,7 @@ func TestFilesThatNobodySignedAreNamedAndDistrustUntilTheNextBoot(t *testing.T) 
 	const unknown = "/tmp/unknown" // a tmpfs, where tcb would not measure it
 	w.vm.Run("cp /usr/bin/true " + unknown + " && echo >>" + unknown + " && " + unknown)
 	w.said(verdictLimit, "failed, distrusts", unknown, "it is not listed, and not signed")
+	w.says(w.explanation(), "failed, distrusts", "/"+setpoint) // as long as it is in the list
 	t.Log(strings.Join(w.explanation(), "\n"))
 
 	// Slot b has the same image, untouched.
