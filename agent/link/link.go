@@ -166,7 +166,11 @@ func (l *Link) report(err error) {
 	}
 }
 
+// tellRefused says nothing while Reconnect waits: what was refused is replaced already.
 func (l *Link) tellRefused(reason string) {
+	if len(l.wake) > 0 {
+		return
+	}
 	l.mu.Lock()
 	due := l.refused.IsZero() || time.Since(l.refused) >= refusedEvery
 	if due {

@@ -204,6 +204,11 @@ func TestRefusalsAreToldOnceAMinuteAndAgainAfterReconnect(t *testing.T) {
 		t.Error("a broker that goes down was told as a refusal")
 	}
 	l.report(&mqttconn.Refused{Code: 0x87, Reason: "x"})
+	if told != 1 {
+		t.Error("a refusal of the credentials from before was told")
+	}
+	l.pause(t.Context(), time.Hour) // ends at once: a new connection is wanted
+	l.report(&mqttconn.Refused{Code: 0x87, Reason: "x"})
 	if told != 2 {
 		t.Errorf("told %d times", told)
 	}
