@@ -86,8 +86,7 @@ type Expect struct {
 	Last     *Memory       // of the last appraisal, nil at first
 	Report   *Report       // newest health report that the verifier was sent; nil if none
 	Now      time.Time
-	Logs     *LogCache     // optional: of a known log, evidence need not bring the bytes
-	IMA      *IMAReference // optional: which files may have been read and run
+	Logs     *LogCache // optional: of a known log, evidence need not bring the bytes
 }
 
 // Report is a health report that came another way than the evidence.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"math/big"
 	"strings"
 	"testing"
@@ -35,6 +36,7 @@ type lab struct {
 	claims Claims
 	expect Expect
 	policy Policy
+	lists  map[Digest][]byte // of policy.IMA
 }
 
 // newLab returns a gateway whose boot is trusted.
@@ -221,7 +223,27 @@ func (l *lab) parsed() *Policy {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	if err := p.ReadLists(l.readList, nil); err != nil {
+		l.t.Fatal(err)
+	}
 	return p
+}
+
+func (l *lab) readList(list Digest) ([]byte, error) {
+	data, ok := l.lists[list]
+	if !ok {
+		return nil, errors.New("there is none")
+	}
+	return data, nil
+}
+
+// allow has the policy say which files may run. An empty list is none.
+func (l *lab) allow(list string, keys ...string) {
+	l.policy.IMA = &IMAPolicy{Keys: keys}
+	if list != "" {
+		digest := hashOf([]byte(list))
+		l.policy.IMA.Lists, l.lists = []Digest{digest}, map[Digest][]byte{digest: []byte(list)}
+	}
 }
 
 // recorded is what is kept of ev.

@@ -18,11 +18,13 @@ type Policy struct {
 	Releases   []Release           `json:"releases"`
 	Firmware   []ModelFirmware     `json:"firmware,omitempty"` // good beside what operators approved
 	Keys       []KeyReference      `json:"keys,omitempty"`     // Secure Boot keys; none: whatever the firmware holds
+	IMA        *IMAPolicy          `json:"ima,omitempty"`      // files that may run; absent: IMA lists are replayed only
 	Rules      map[string]Severity `json:"rules,omitempty"`    // by rule name, where the default does not suit
 	Exceptions []Exception         `json:"exceptions,omitempty"`
 
-	releases []release // compiled; nil unless ParsePolicy made it
-	digest   Digest    // of the document
+	releases []release     // compiled; nil unless ParsePolicy made it
+	files    *imaReference // IMA, compiled; nil before ReadLists
+	digest   Digest        // of the document
 }
 
 // ID names the document that ParsePolicy read: "sha256:" and the hash (hex) of its bytes.
@@ -133,6 +135,9 @@ func (p *Policy) check() error {
 		return err
 	}
 	if err := p.checkSets(); err != nil {
+		return err
+	}
+	if err := p.IMA.check(); err != nil {
 		return err
 	}
 	p.releases = compiled

@@ -77,6 +77,8 @@ func checkExpect(e *Expect) error {
 		return fmt.Errorf("nonce of %d bytes, not %d", len(e.Nonce), nonceSize)
 	case e.Policy == nil || e.Policy.releases == nil:
 		return errors.New("policy was not made by ParsePolicy")
+	case e.Policy.IMA != nil && e.Policy.files == nil:
+		return errors.New("the policy's lists of files were not read: Policy.ReadLists comes first")
 	case e.Policy.Fleet != e.Fleet:
 		return fmt.Errorf("policy is for fleet %q", e.Policy.Fleet)
 	case e.Now.IsZero():

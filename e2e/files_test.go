@@ -1,14 +1,16 @@
 package e2e
 
 import (
-	"errors"
+	"crypto/sha256"
+	"encoding/json"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/e2e/lab/image"
+	"github.com/gatewarden/gatewarden/fleet/release"
 )
 
 // From the first instruction on the kernel measures by its own policy tcb. When systemd
@@ -29,18 +31,26 @@ func signedFiles(r *image.Release) {
 	r.Files = map[string]string{"etc/ima/ima-policy": imaPolicy, setpoint: "42\n"}
 }
 
-// mayRun tells the fleet which files the gateway may read and run: those that are
-// signed, and those of the initrd, which has no room for signatures.
+// mayRun signs which files the gateway may read and run: those that are signed, and
+// those of the initrd, which has no room for signatures.
 func (w *world) mayRun(first image.Built) {
 	w.Helper()
 	_, public, err := w.Cache.FileKey()
 	w.check(err)
-	w.settings.IMA = filepath.Join(w.dir, "may-run")
-	w.check(os.MkdirAll(w.settings.IMA, 0o700))
-	for name, from := range map[string]string{"keys.pem": public, "files.list": first.Early} {
-		data, err := os.ReadFile(from)
-		w.check(errors.Join(err, os.WriteFile(filepath.Join(w.settings.IMA, name), data, 0o600)))
-	}
+	key, err := os.ReadFile(public)
+	w.check(err)
+	list, err := os.ReadFile(first.Early)
+	w.check(err)
+	raw, err := w.owner.repo.Policy(release.PolicyOptions{Fleet: fleetID})
+	w.check(err)
+	var document map[string]any
+	w.check(json.Unmarshal(raw, &document))
+	document["ima"] = attest.IMAPolicy{Lists: []attest.Digest{sha256.Sum256(list)}, Keys: []string{string(key)}}
+	raw, err = json.Marshal(document)
+	w.check(err)
+	_, err = w.owner.repo.Policy(release.PolicyOptions{Attest: raw, List: func(attest.Digest) ([]byte, error) { return list, nil }})
+	w.check(err)
+	w.owner.publish(w.settings.Updates)
 }
 
 // Story 8: all files of the image are signed, the kernel tells which were read and run.
