@@ -39,8 +39,9 @@ func putUpdate(ctx context.Context, tx *sql.Tx, device string, u wire.Update, no
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18, $20, $19, $21, 1)
 		ON CONFLICT (device, update_id) DO UPDATE SET state = excluded.state, outcome = excluded.outcome, rule = excluded.rule, body = excluded.body,
 			product = excluded.product, channel = excluded.channel, version = excluded.version, from_version = excluded.from_version,
-			epoch = excluded.epoch, pending = excluded.pending, chunks = excluded.chunks, fetched = excluded.fetched, attempts = excluded.attempts,
+			epoch = excluded.epoch, chunks = excluded.chunks, fetched = excluded.fetched, attempts = excluded.attempts,
 			began = excluded.began, ended = excluded.ended, last_at = excluded.last_at, name = excluded.name, latest = 1,
+			pending = CASE WHEN updates.outcome = excluded.outcome THEN updates.pending ELSE excluded.pending END,
 			said = excluded.said, proof = CASE WHEN updates.said = excluded.said THEN updates.proof ELSE excluded.proof END
 		WHERE updates.proof <> 'quoted' OR updates.said = excluded.said`,
 		device, u.ID, u.State, u.Outcome, u.Rule, clean(u.Text, maxText), u.Product, u.Channel, u.Release, u.From, int64(u.Epoch),
@@ -60,6 +61,28 @@ func putUpdate(ctx context.Context, tx *sql.Tx, device string, u wire.Update, no
 	}
 	_, err = exec(ctx, tx, `UPDATE devices SET update_to = $2, update_outcome = $3 WHERE id = $1`, device, u.Release, u.Outcome)
 	return err
+}
+
+// settle ends the wait of a release that was kept without a verdict: v is the first
+// one since. Said again, the outcome does not begin it anew.
+func settle(ctx context.Context, tx *sql.Tx, v Verdict) error {
+	kept, err := list(ctx, tx, scanString, `UPDATE updates SET pending = 0
+		WHERE device = $1 AND pending = 1 AND outcome = 'installed' AND last_at <= $2 RETURNING name`, v.Device, ms(v.At))
+	if err != nil {
+		return fmt.Errorf("settle update: %w", err)
+	}
+	severity := Info
+	if v.Grade == "untrusted" {
+		severity = Warning
+	}
+	for _, name := range kept {
+		err := addEvent(ctx, tx, Event{Device: v.Device, At: v.At, Kind: "update.judged", Severity: severity,
+			Text: fmt.Sprintf("%s was kept while no verdict could be had. The first one since is %s.", name, v.Grade)})
+		if err != nil {
+			return fmt.Errorf("settle update: %w", err)
+		}
+	}
+	return nil
 }
 
 // Updates returns a device's, the one that began last first.

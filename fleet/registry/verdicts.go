@@ -9,7 +9,7 @@ import (
 )
 
 // AddVerdict stores v, the device's grade and release, what v.Audit proves of its events
-// and updates, the firmware that it counts for, and, unless v.Memory is nil, its memory, in one transaction. The caller consumed the nonce before.
+// and updates, that no update waits for a verdict any more, the firmware that it counts for, and, unless v.Memory is nil, its memory, in one transaction. The caller consumed the nonce before.
 func (s *Store) AddVerdict(ctx context.Context, v Verdict) error {
 	lines, err := json.Marshal(v.Explanation)
 	if err != nil {
@@ -24,6 +24,9 @@ func (s *Store) AddVerdict(ctx context.Context, v Verdict) error {
 		_, err := exec(ctx, tx, `INSERT INTO verdicts (device, at, grade, gate, explanation, rules, facts, claims) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 			v.Device, ms(v.At), v.Grade, v.Gate, lines, []byte(v.Rules), []byte(v.Facts), []byte(v.Claims))
 		if err != nil {
+			return err
+		}
+		if err := settle(ctx, tx, v); err != nil {
 			return err
 		}
 		if v.Firmware != nil {

@@ -44,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) *registry.Store) {
 		{"effects come with the message or not at all", ingestEffects},
 		{"a bad message doesn't hold up a batch", ingestPoison},
 		{"messages of one update are one update, told by its last", updatesGrouped},
+		{"a verdict ends the wait of the release that was kept without one", updateJudged},
 		{"updates of a device are bounded in number and size", updatesBounded},
 		{"a release is counted by what devices did with it last", releasesCounted},
 		{"events are proven by the audit head that a quote names", eventsProven},

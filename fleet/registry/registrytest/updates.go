@@ -75,6 +75,45 @@ func updatesGrouped(t *testing.T, s *registry.Store) {
 	}
 }
 
+func updateJudged(t *testing.T, s *registry.Store) {
+	d := &teller{T: t, store: s, device: enroll(t, s, 1)}
+	kept := wire.Update{Version: 1, ID: "a", State: "reporting", Outcome: wire.UpdateInstalled, Pending: true, Product: "edge", Release: "2.0.0"}
+	judged := func(after time.Duration, grade string) {
+		t.Helper()
+		must(t, s.AddVerdict(t.Context(), registry.Verdict{Device: d.device, At: start().Add(after), Grade: grade}))
+	}
+	waits := func(want bool, said ...string) {
+		t.Helper()
+		us, err := s.Updates(t.Context(), d.device, 0)
+		must(t, err)
+		events, err := s.Events(t.Context(), d.device, 0, 10)
+		must(t, err)
+		var got []string
+		for _, e := range events {
+			if e.Kind == "update.judged" {
+				got = append(got, e.Severity+": "+e.Text)
+			}
+		}
+		if us[0].Pending != want || !reflect.DeepEqual(got, said) {
+			t.Errorf("it waits: %v, want %v; the timeline says %q, want %q", us[0].Pending, want, got, said)
+		}
+	}
+	d.says(kept)
+	judged(0, "trusted") // before it was kept
+	waits(true)
+	judged(time.Minute, "trusted")
+	first := "info: edge 2.0.0 was kept while no verdict could be had. The first one since is trusted."
+	waits(false, first)
+	d.says(kept) // again
+	judged(2*time.Minute, "untrusted")
+	waits(false, first)
+	kept.ID, kept.Release = "b", "3.0.0"
+	d.says(kept)
+	waits(true, first)
+	judged(3*time.Minute, "untrusted")
+	waits(false, "warning: edge 3.0.0 was kept while no verdict could be had. The first one since is untrusted.", first)
+}
+
 func updatesBounded(t *testing.T, s *registry.Store) {
 	d := &teller{T: t, store: s, device: enroll(t, s, 1)}
 	long := strings.Repeat("ä\x00\xff", 10_000)
