@@ -50,8 +50,9 @@ func TestUnusableFilesForTheBrokerAreSaidAtStart(t *testing.T) {
 }
 
 func TestNobodyCanGuessTheFleetsShare(t *testing.T) {
-	one, other := ed25519.NewKeyFromSeed(make([]byte, 32)), ed25519.NewKeyFromSeed([]byte("01234567890123456789012345678901"))
-	if shareGroup(one) != shareGroup(one) {
+	one, replica := ed25519.NewKeyFromSeed(make([]byte, 32)), ed25519.NewKeyFromSeed(make([]byte, 32))
+	other := ed25519.NewKeyFromSeed([]byte("01234567890123456789012345678901"))
+	if shareGroup(one) != shareGroup(replica) {
 		t.Error("replicas do not share")
 	}
 	if name := shareGroup(one); name == shareGroup(other) || len(name) != len("fleet-")+32 || strings.ContainsAny(name, "/+#") {
