@@ -26,6 +26,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/ledger"
 	"github.com/gatewarden/gatewarden/internal/policy"
+	"github.com/gatewarden/gatewarden/internal/softkey"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/tpm"
 	"github.com/gatewarden/gatewarden/update"
@@ -51,7 +52,7 @@ type Agent struct {
 	clock    *clock.Clock
 	audit    *audit.Log
 	outbox   *link.Outbox
-	tpm      *tpm.TPM
+	tpm      *tpm.TPM // nil where there is none: see identity.Config
 	helper   *client.Client
 	identity *identity.Identity
 	evidence *evidence.Collector
@@ -60,7 +61,7 @@ type Agent struct {
 	disobeys error // why no command runs; nil if they do
 	link     *link.Link
 	updates  *update.Engine // nil where the owner installed no root of a repository
-	secrets  *secret.Keeper
+	secrets  *secret.Keeper // nil without a TPM
 
 	fresh      atomic.Pointer[[]byte] // the challenge of this boot, nil until it is settled
 	running    atomic.Pointer[string] // slot, as the helper says
@@ -168,10 +169,20 @@ func (a *Agent) openTPM(ctx context.Context) (err error) {
 	if !tpm.Shared(a.settings.TPM) {
 		a.log.Warn("the raw TPM device shuts every other program out; use the resource manager /dev/tpmrm0", "tpm", a.settings.TPM)
 	}
-	if a.tpm, err = tpm.Open(ctx, a.settings.TPM, tpm.WithAuth(a.settings.TPMAuth)); err != nil {
-		return fmt.Errorf("%w\nhint: `tpm` in agent.toml names it; is the TPM enabled in the firmware, and this user in the group tss?", err)
+	a.tpm, err = tpm.Open(ctx, a.settings.TPM, tpm.WithAuth(a.settings.TPMAuth))
+	if err == nil {
+		return nil
 	}
-	return nil
+	none := softkey.NoTPM(a.settings.TPM)
+	if none && a.settings.Identity.AllowSoftwareKeys {
+		a.log.Warn("there is no TPM: software keys are used, as agent.toml allows")
+		return nil
+	}
+	hint := "is the TPM enabled in the firmware, and this user in the group tss?"
+	if none {
+		hint += " Where a machine has none, `identity.allow_software_keys` does without"
+	}
+	return fmt.Errorf("%w\nhint: `tpm` in agent.toml names it; %s", err, hint)
 }
 
 func (a *Agent) openIdentity(ctx context.Context) (err error) {
@@ -189,7 +200,7 @@ func (a *Agent) openIdentity(ctx context.Context) (err error) {
 func (a *Agent) openEvidence() (err error) {
 	a.helper = client.New(a.settings.Helper)
 	a.evidence, err = evidence.New(evidence.Config{
-		TPM: a.tpm, AK: a.identity.AK(), Fleet: a.fleet.Load().Fleet, Device: a.identity.Device(), Claims: a.claims, Logs: a.helper.Logs,
+		TPM: a.tpm, AK: a.identity.AK(), First: a.identity.First(), Fleet: a.fleet.Load().Fleet, Device: a.identity.Device(), Claims: a.claims, Logs: a.helper.Logs,
 	})
 	return err
 }
@@ -197,7 +208,7 @@ func (a *Agent) openEvidence() (err error) {
 func (a *Agent) openHealth() error {
 	checks, err := health.All(health.Deps{
 		StateFolder: a.settings.State, EFIVars: health.DefaultEFIVars, Services: a.settings.Health.Services,
-		Certificate: a.certificatePeriod, Now: a.clock.Time,
+		Certificate: a.certificatePeriod, Now: a.clock.Time, SoftwareKeys: a.tpm == nil,
 	})
 	if err != nil {
 		return err

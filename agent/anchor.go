@@ -87,7 +87,7 @@ func (a *Agent) anchored(ctx context.Context) (record anchor.Record, err error) 
 		return anchor.Record{}, err
 	case alarm != nil:
 		a.event("audit.anchor-differs", "The end of the audit log is not tied to the TPM as it was: "+alarm.Text+".")
-	case missing && !bytes.Equal(record.Last.Value, make([]byte, len(record.Last.Value))):
+	case missing && !record.Fresh():
 		a.event("audit.anchor-differs", "The TPM holds the end of an audit log, and the record of it is lost.")
 	case !missing:
 		err = a.checkAnchored(record.Last)

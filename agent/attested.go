@@ -48,7 +48,7 @@ func (a *Agent) noteEvidence(err error) {
 
 func (a *Agent) answer(ctx context.Context, payload []byte) error {
 	var challenge wire.Challenge
-	if err := strictjson.Unmarshal(payload, &challenge); err != nil {
+	if err := strictjson.Inform(payload, &challenge); err != nil {
 		return fmt.Errorf("read challenge: %w", err)
 	}
 	if len(challenge.Nonce) != wire.NonceSize {

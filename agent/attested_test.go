@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -95,6 +96,36 @@ func TestWhatADeviceSaysIsConfirmedByItsNextQuote(t *testing.T) {
 	}
 	if own < 2 { // started, renewed
 		t.Errorf("%d events of the gateway's audit log are proven", own)
+	}
+}
+
+// TestHealthReportSaysTheVerdictInTheFleetsWords, once more after each verdict.
+func TestHealthReportSaysTheVerdictInTheFleetsWords(t *testing.T) {
+	w := newWorld(t)
+	r := w.enrolled(t, build())
+	store := w.fleet.Server.Store()
+	last, err := store.LastVerdict(t.Context(), r.Device())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err = rig.Await(ctx, "report with the verdict", func() error {
+		message, err := store.Health(t.Context(), r.Device())
+		if err != nil {
+			return err
+		}
+		var health wire.Health
+		if err := json.Unmarshal(message.Body, &health); err != nil {
+			return err
+		}
+		if health.Verdict == "" || health.Verdict != last.Explanation[0] {
+			return fmt.Errorf("the report says %q, the verdict %q", health.Verdict, last.Explanation[0])
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
 

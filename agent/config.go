@@ -37,6 +37,9 @@ type Identity struct {
 	Hostname string `toml:"hostname"` // what operators see beside the id; by default the machine's host name
 	Token    string `toml:"token"`    // one-time enrolment token
 	CA       string `toml:"ca"`       // SHA-256 of the fleet's root certificate, where fleet.json names no anchors
+	// AllowSoftwareKeys lets the agent work where there is no TPM, with keys in files.
+	// It changes nothing where there is one.
+	AllowSoftwareKeys bool `toml:"allow_software_keys"`
 }
 
 // Health says how often the device reports.

@@ -118,7 +118,7 @@ func hostile(device string) map[wire.Kind][]string {
 		},
 		wire.KindVerdict: {
 			"", "null", "[]", deep, `{"v":1`, verdict(wire.Verdict{Version: 1, Device: "gw-bbbbbbbbbbbbbbbb", Grade: "untrusted", Gate: wire.GateQuarantine, Renew: true}),
-			verdict(wire.Verdict{Version: 1, Grade: "untrusted", Renew: true}), `{"v":1,"device":"` + device + `","grade":"untrusted","extra":true}`,
+			verdict(wire.Verdict{Version: 1, Grade: "untrusted", Renew: true}), `{"v":1,"device":"` + device + `","grade":"trusted","Grade":"untrusted"}`, `{"v":2,"device":"` + device + `","grade":"untrusted"}`,
 		},
 		wire.KindCommand: {"", "null", "{}", deep, `{"command":"AAAA","signatures":[]}`, `{"command":"bnVsbA==","signatures":["x"]}`, strings.Repeat("x", 1<<20)},
 		"reply":          {"", "{}"},

@@ -21,6 +21,9 @@ import (
 var errNoRepository = errors.New("this gateway follows no update repository, which has the PCR policies: install the owner's root.json in the trust folder")
 
 func (a *Agent) openSecrets() (err error) {
+	if a.tpm == nil {
+		return nil
+	}
 	a.secrets, err = secret.NewKeeper(secret.KeeperConfig{
 		FS: a.fs, Dir: a.path("secrets"), TPM: a.tpm, Slots: a.helper.Slots,
 		Running: func(ctx context.Context, s helperwire.Slots) (*release.Release, error) {
@@ -61,6 +64,13 @@ func (a *Agent) settleSecrets(ctx context.Context) error {
 
 // secrets is what the local socket asks.
 type secrets struct{ agent *Agent }
+
+func (a *Agent) localSecrets() local.Secrets {
+	if a.secrets == nil {
+		return nil
+	}
+	return secrets{a}
+}
 
 func (s secrets) SecretPut(ctx context.Context, name string, what local.Sealing) ([]string, error) {
 	if s.agent.locked.Load() {

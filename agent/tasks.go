@@ -47,11 +47,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.feedWatchdog,
 		func(ctx context.Context) error { return a.runUpdates(ctx, a.updates) },
 		a.followTrust,
-		a.settleSecrets,
-		a.lockInQuarantine,
-		a.anchorAudit,
+		a.withTPM(a.settleSecrets),
+		a.withTPM(a.lockInQuarantine),
+		a.withTPM(a.anchorAudit),
 		a.giveBack,
-		func(ctx context.Context) error { return local.Serve(ctx, socket, a, a.localUpdates(), secrets{a}) },
+		func(ctx context.Context) error {
+			return local.Serve(ctx, socket, a, a.localUpdates(), a.localSecrets())
+		},
 	} {
 		group.Go(func() error { return task(ctx) })
 	}
@@ -60,6 +62,17 @@ func (a *Agent) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// withTPM is a task that there is nothing to do for without one.
+func (a *Agent) withTPM(task func(context.Context) error) func(context.Context) error {
+	if a.tpm != nil {
+		return task
+	}
+	return func(ctx context.Context) error {
+		<-ctx.Done()
+		return ctx.Err()
+	}
 }
 
 // listen opens the local socket for the group of the agent.
@@ -95,8 +108,8 @@ func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 		a.noteEvidence(a.answer(ctx, payload))
 	case wire.KindVerdict:
 		var v wire.Verdict
-		if err := strictjson.Unmarshal(payload, &v); err != nil || v.Device != a.Device() {
-			a.log.Warn("verdict ignored", "error", err, "device", v.Device)
+		if err := strictjson.Inform(payload, &v); err != nil || v.Version != 1 || v.Device != a.Device() {
+			a.log.Warn("verdict ignored", "error", err, "v", v.Version, "device", v.Device)
 			return
 		}
 		a.judged(v)
@@ -280,9 +293,13 @@ func (a *Agent) reportHealth(ctx context.Context) error {
 func (a *Agent) healthMessage() wire.Health {
 	report := a.health.Report()
 	_, trusted := a.clock.Now()
+	var judged string
+	if v := a.verdict.Load(); v != nil {
+		judged = v.Summary()
+	}
 	return wire.Health{
 		Version: 1, Software: a.version, Slot: a.slot(), Grade: report.Grade, Findings: report.Findings, Posture: report.Posture,
-		TimeTrust: trusted, Challenge: a.challenge(), Dropped: a.outbox.Dropped(),
+		TimeTrust: trusted, Challenge: a.challenge(), Dropped: a.outbox.Dropped(), Verdict: judged,
 	}
 }
 
@@ -302,7 +319,7 @@ func (a *Agent) feedWatchdog(ctx context.Context) error {
 			return ctx.Err()
 		case <-ticker.C:
 		}
-		if _, err := a.tpm.ReadPCRs(ctx, []int{0}); err != nil {
+		if err := a.askTPM(ctx); err != nil {
 			a.log.Error("the TPM does not answer; the watchdog is not fed", "error", err)
 			continue
 		}
@@ -310,6 +327,14 @@ func (a *Agent) feedWatchdog(ctx context.Context) error {
 			a.log.Warn("feed watchdog", "error", err)
 		}
 	}
+}
+
+func (a *Agent) askTPM(ctx context.Context) error {
+	if a.tpm == nil {
+		return nil
+	}
+	_, err := a.tpm.ReadPCRs(ctx, []int{0})
+	return err
 }
 
 // Status is what the local socket tells.
@@ -330,7 +355,7 @@ func (a *Agent) Status() local.Status {
 	if problem = cmp.Or(problem, a.disobeys); problem != nil {
 		s.Problem = problem.Error()
 	}
-	s.Locked = a.locked.Load()
+	s.Locked, s.SoftwareKeys = a.locked.Load(), a.tpm == nil
 	if c, ok := a.identity.Current(); ok {
 		leaf := c.Leaf()
 		s.Certificate = &local.Certificate{

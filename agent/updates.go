@@ -91,9 +91,13 @@ func (a *Agent) openUpdates() (err error) {
 		return nil
 	}
 	u := a.settings.Update
+	var secrets update.Resealer
+	if a.secrets != nil {
+		secrets = a.secrets
+	}
 	a.updates, err = update.New(update.Config{
 		FS: a.fs, Dir: a.path("update"), Repo: a.repo, Installer: installer{a.helper}, Chunks: a.mirrors.chunks, Fetched: a.mirrors.meter.Read,
-		Secrets: a.secrets, Condition: a.condition, Report: a.reportUpdate,
+		Secrets: secrets, Condition: a.condition, Report: a.reportUpdate,
 		Budget: u.Budget, Every: time.Duration(u.Interval), Auto: u.Auto, Settle: settleTime, Patience: update.DefaultPatience(),
 		Uptime: uptime, Now: a.clock.Time, Rand: rand.Float64, Log: a.log,
 	})

@@ -11,11 +11,15 @@ const (
 	ruleExtensions      = "extensions"
 	ruleClock           = "clock"
 	ruleIMA             = "ima"
+	ruleIMAFiles        = "ima-files"
+	ruleIMASignatures   = "ima-signatures"
+	ruleIMAViolations   = "ima-violations"
 	ruleFirmware        = "firmware"
 	ruleFirmwareState   = "firmware-state"
 	ruleSecureBoot      = "secure-boot"
 	ruleSecureBootKeys  = "secure-boot-keys"
 	ruleHealthReport    = "health-report"
+	ruleSoftwareKeys    = "software-keys" // not among allRules: of gateways without a TPM
 )
 
 // allRules is all that a boot is judged by, in the order in which failures of the
@@ -30,7 +34,10 @@ func allRules() []rule {
 		{ruleUKISections, Distrust, "the sections of the UKI are exactly those of the release", checkSections},
 		{ruleExtensions, Distrust, "no system extension was measured", checkExtensions},
 		{ruleClock, Distrust, "the TPM's counts and clock did not go back since the last quote", checkClock},
-		{ruleIMA, Distrust, "the IMA list, if there is one, replays to PCR 10, is of this boot, and holds only files that are allowed, where the server lists files", checkIMA},
+		{ruleIMA, Distrust, "the IMA list replays to PCR 10 and is of this boot; where the policy lists no files, a machine need not have one", checkIMA},
+		{ruleIMAFiles, Distrust, "every file in the IMA list is listed by the policy, or signed by a key of it", checkIMAFiles},
+		{ruleIMASignatures, Distrust, "no file in the IMA list has a signature by a key of the policy that does not verify", checkIMASignatures},
+		{ruleIMAViolations, Distrust, "no file in the IMA list was written while it was measured, where the policy lists files", checkIMAViolations},
 		{ruleSecureBootKeys, Distrust, "the Secure Boot variables that the policy lists hold only certificates that it lists", checkKeys},
 		{ruleFirmware, Degrade, "the firmware's measurements are a set that is good for this hardware model", checkFirmware},
 		{ruleFirmwareState, Degrade, "the firmware reported no error, debugger or missing DMA protection", checkFirmwareState},

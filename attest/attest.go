@@ -46,6 +46,8 @@ type Claims struct {
 	Slot     string   `json:"slot,omitempty"`
 	Posture  string   `json:"posture"`    // wire.Health.Posture of the last report
 	Audit    string   `json:"audit_head"` // head of the audit log (hex)
+	// SoftwareKeys says, each time, that no TPM holds the keys: there is no quote.
+	SoftwareKeys bool `json:"software_keys,omitempty"`
 }
 
 // QualifyingData is what the quote must carry:
@@ -76,7 +78,7 @@ type Expect struct {
 	Device   string
 	Model    string   // hardware model, for the policy's firmware sets
 	Nonce    []byte   // as issued, unexpired, and not used before
-	AK       []byte   // TPMT_PUBLIC registered for Device
+	AK       []byte   // TPMT_PUBLIC registered for Device; for VerifySoftware its first key
 	Keys     []string // SPKI hashes (hex) of Device's registered operational keys; Claims.Keys must be among them and contain ChannelKey
 	Channel  string   // SPKI hash (hex) of the key behind the channel that brought the evidence; "" if the channel has none (a ticket)
 	Policy   *Policy
@@ -84,8 +86,7 @@ type Expect struct {
 	Last     *Memory       // of the last appraisal, nil at first
 	Report   *Report       // newest health report that the verifier was sent; nil if none
 	Now      time.Time
-	Logs     *LogCache     // optional: of a known log, evidence need not bring the bytes
-	IMA      *IMAReference // optional: which files may have been read and run
+	Logs     *LogCache // optional: of a known log, evidence need not bring the bytes
 }
 
 // Report is a health report that came another way than the evidence.
@@ -114,7 +115,7 @@ type Clock struct {
 	FirmwareVersion uint64 `json:"firmware_version"`
 }
 
-// Result is a verdict. Only Verify makes one.
+// Result is a verdict. Only Verify and VerifySoftware make one.
 type Result struct {
 	grade  Grade
 	rules  []RuleResult

@@ -67,15 +67,12 @@ func BenchmarkIMA(b *testing.B) {
 		}
 		fmt.Fprintf(&allowed, "%x  %s\n", e.digest, e.path)
 	}
-	reference, err := NewIMAReference([]byte(allowed.String()), nil)
-	if err != nil {
-		b.Fatal(err)
-	}
+	reference := mustReference(b, allowed.String())
 	pcr, err := ReplayIMABank(list, AlgSHA256)
 	if err != nil {
 		b.Fatal(err)
 	}
-	_, state, err := new(IMAState).replay(list, imaTarget{quoted: Digest(pcr), reference: reference})
+	_, state, err := new(IMAState).replay(list, imaTarget{quoted: Digest(pcr), reference: reference.short(), judge: reference.judge})
 	if err != nil || state.unlisted != 0 {
 		b.Fatalf("%+v, %v", state, err)
 	}
@@ -93,11 +90,11 @@ func BenchmarkIMA(b *testing.B) {
 		sum.Write(list)
 		log := Log{Offset: state.size, Bytes: list, Digest: Digest(sum.Sum(nil))}
 		begin := processorTime(b)
-		part, err := openIMA(&log, &Expect{Last: last, IMA: reference})
+		part, err := openIMA(&log, &Expect{Last: last, Policy: &Policy{files: reference}})
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, state, err = part.from.replay(part.bytes, imaTarget{quoted: quoted, reference: reference, sum: part.sum}); err != nil {
+		if _, state, err = part.from.replay(part.bytes, imaTarget{quoted: quoted, reference: reference.short(), judge: reference.judge, sum: part.sum}); err != nil {
 			b.Fatal(err)
 		}
 		spent += processorTime(b) - begin

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/gatewarden/gatewarden/attest"
 )
@@ -77,7 +78,7 @@ func ExampleDiff() {
 func ExampleParsePolicy() {
 	_, err := attest.ParsePolicy([]byte(`{"v":1,"issued":"2026-11-23T12:00:00Z","fleet":"meadow","releases":[],"rules":{"frimware":"info"}}`))
 	fmt.Println(err)
-	// Output: parse attestation policy: there is no rule "frimware"; the rules are event-log, pcr-replay, command-line, boot-application, boot-phases, uki-sections, extensions, clock, ima, secure-boot-keys, firmware, firmware-state, secure-boot, health-report
+	// Output: parse attestation policy: there is no rule "frimware"; the rules are event-log, pcr-replay, command-line, boot-application, boot-phases, uki-sections, extensions, clock, ima, ima-files, ima-signatures, ima-violations, secure-boot-keys, firmware, firmware-state, secure-boot, health-report, software-keys
 }
 
 // What a log says is compared with what the TPM at hand holds.
@@ -128,13 +129,18 @@ func ExampleReplayIMA() {
 }
 
 // Files are allowed by a list in the form of sha256sum; SHA-1 is not taken.
-func ExampleNewIMAReference() {
-	list := fmt.Sprintf("%x  /usr/bin/true\n", sha256.Sum256([]byte("program")))
-	_, err := attest.NewIMAReference([]byte(list), nil)
-	fmt.Println(err)
-	_, err = attest.NewIMAReference([]byte("da39a3ee5e6b4b0d3255bfef95601890afd80709  /usr/bin/true\n"), nil)
-	fmt.Println(err)
+// A policy names lists of files by digest; they are read once, and held against it.
+func ExamplePolicy_ReadLists() {
+	list := fmt.Appendf(nil, "%x  /usr/bin/true\n", sha256.Sum256([]byte("program")))
+	p, err := attest.ParsePolicy(fmt.Appendf(nil, `{"v":1,"issued":"2026-11-26T00:00:00Z","fleet":"example","releases":[],"ima":{"lists":["%x"]}}`, sha256.Sum256(list)))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(p.ReadLists(func(attest.Digest) ([]byte, error) { return list, nil }, nil))
+	err = p.ReadLists(func(attest.Digest) ([]byte, error) { return []byte("another list"), nil }, nil)
+	fmt.Println(strings.Contains(err.Error(), "it has another SHA-256 than its name says"))
 	// Output:
 	// <nil>
-	// read allow-list: line 1: SHA-1, which can be forged: boot the kernel with ima_hash=sha256 and list SHA-256
+	// true
 }

@@ -2,10 +2,16 @@ package attest
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdsa"
 	"encoding/binary"
 	"encoding/json"
+	"math/big"
 	"os"
+	"slices"
 	"testing"
+
+	"github.com/google/go-tpm/tpm2"
 )
 
 // seed adds the logs of the corpus, where there is one.
@@ -156,12 +162,12 @@ func FuzzIMAText(f *testing.F) {
 // Property: no signature verifies but by a configured key.
 func FuzzIMASignature(f *testing.F) {
 	digest := sha256Sum([]byte("file"))
-	key := newLab(f).key
-	r := &IMAReference{keys: map[[4]byte][]fileKey{{1, 2, 3, 4}: {&key.PublicKey}}, good: make(map[Digest]struct{})}
+	named := fileKey{public: &newLab(f).key.PublicKey, id: []byte{1, 2, 3, 4}}
+	r := &imaReference{keys: []fileKey{named}, good: make(map[Digest]struct{})}
 	f.Add([]byte{3, 2, 4, 1, 2, 3, 4, 0, 1, 0})
 	f.Fuzz(func(t *testing.T, signature []byte) {
 		e := &imaEntry{algorithm: []byte("sha256"), digest: digest, path: []byte("/x"), signature: signature}
-		if r.verifyFile(e) == nil {
+		if rule, _ := r.verifyFile(e); rule == "" {
 			t.Fatalf("%x verifies", signature)
 		}
 	})
@@ -214,6 +220,70 @@ func FuzzTPMStructures(f *testing.F) {
 		}
 		if q.coversSelection() && len(q.selection) != 1 {
 			t.Fatal("covers more than one bank")
+		}
+	})
+}
+
+// Property: a signature that verifies is one to go-tpm and crypto/ecdsa, too.
+func FuzzSignature(f *testing.F) {
+	l := newLab(f)
+	ev, ak := l.evidence(), &attestationKey{scheme: algECDSA, hash: AlgSHA256, public: &l.key.PublicKey}
+	digest := sha256Sum(ev.Quote)
+	f.Add(ev.Signature)
+	f.Fuzz(func(t *testing.T, signature []byte) {
+		if ak.verify(digest, signature, crypto.SHA256) != nil {
+			return
+		}
+		s, err := tpm2.Unmarshal[tpm2.TPMTSignature](signature)
+		if err != nil {
+			t.Fatalf("go-tpm can't read it: %v", err)
+		}
+		points, err := s.Signature.ECDSA()
+		if err != nil || points.Hash != tpm2.TPMAlgSHA256 ||
+			!ecdsa.Verify(&l.key.PublicKey, digest, new(big.Int).SetBytes(points.SignatureR.Buffer), new(big.Int).SetBytes(points.SignatureS.Buffer)) {
+			t.Fatalf("%x verifies: %v", signature, err)
+		}
+	})
+}
+
+// Property: evidence in JSON that is judged has the quote and claims that the key
+// signed, and is judged alike as it is encoded again.
+func FuzzRecorded(f *testing.F) {
+	l := newLab(f)
+	l.withIMA(3)
+	ev := l.evidence()
+	r := l.want(ev, Trusted, "")
+	data, err := json.Marshal(l.recorded(ev, r.Facts()))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	policy := l.parsed()
+	judge := func(data []byte) (*Recorded, *Result) {
+		record, err := ParseRecorded(data)
+		if err != nil {
+			return nil, nil
+		}
+		result, err := record.Judge(policy, labNow())
+		if err != nil {
+			return record, nil
+		}
+		return record, result
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		record, result := judge(data)
+		if result == nil {
+			return
+		}
+		if !bytes.Equal(record.Evidence.Quote, ev.Quote) && bytes.Equal(record.AK, l.expect.AK) {
+			t.Fatal("judged what the key did not sign")
+		}
+		again, err := json.Marshal(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, second := judge(again); len(again) <= maxRecorded && (second == nil || !slices.Equal(second.Explanation(), result.Explanation())) {
+			t.Fatalf("judged otherwise as it was encoded again: %s", again)
 		}
 	})
 }

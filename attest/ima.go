@@ -11,22 +11,24 @@ import (
 // IMAFacts say what an IMA list holds up to the quoted PCR 10.
 type IMAFacts struct {
 	Entries       uint64    `json:"entries"`
-	Violations    uint64    `json:"violations,omitempty"`    // files opened for writing while being measured: their contents are unknown
-	Ahead         uint64    `json:"ahead,omitempty"`         // entries behind the quote; they are not judged
-	Pending       bool      `json:"pending,omitempty"`       // more of the list is to come before anything is proven
-	Foreign       bool      `json:"foreign,omitempty"`       // boot_aggregate is not of the quoted PCRs
-	BootAggregate Digest    `json:"boot_aggregate,omitzero"` // of the first entry, where it was sent now and is SHA-256
-	Judged        bool      `json:"judged,omitempty"`        // there was an IMAReference
-	Unlisted      uint64    `json:"unlisted,omitempty"`      // entries that it does not allow
-	First         []IMAFile `json:"first,omitempty"`         // the first few of these, of what was sent now
+	Violations    uint64    `json:"violations,omitempty"`     // files opened for writing while being measured: their contents are unknown
+	Ahead         uint64    `json:"ahead,omitempty"`          // entries behind the quote; they are not judged
+	Pending       bool      `json:"pending,omitempty"`        // more of the list is to come before anything is proven
+	Foreign       bool      `json:"foreign,omitempty"`        // boot_aggregate is not of the quoted PCRs
+	BootAggregate Digest    `json:"boot_aggregate,omitzero"`  // of the first entry, where it was sent now and is SHA-256
+	Judged        bool      `json:"judged,omitempty"`         // by the policy's lists and keys
+	Unlisted      uint64    `json:"unlisted,omitempty"`       // files that they do not allow
+	BadSignatures uint64    `json:"bad_signatures,omitempty"` // files that they do not allow, with a signature that is none
+	First         []IMAFile `json:"first,omitempty"`          // the first few that break each rule, of what was sent now
 }
 
 // IMAFile is one measured file, in words.
 type IMAFile struct {
 	Entry  uint64 `json:"entry"`
-	Path   string `json:"path"`   // as the kernel names it; not unique
-	Digest string `json:"digest"` // "sha256:" and hex
-	Why    string `json:"why"`    // it is not allowed
+	Path   string `json:"path"`           // as the kernel names it; not unique
+	Digest string `json:"digest"`         // "sha256:" and hex
+	Rule   string `json:"rule,omitempty"` // that it breaks
+	Why    string `json:"why"`            // it is not allowed
 }
 
 // ErrIMAAhead is the error of a replay if no prefix of the list gives the PCR.
@@ -43,6 +45,8 @@ type imaEntry struct {
 	digest    []byte // of the file; nil if the template's fields can't be read
 	path      []byte
 	signature []byte // security.ima, if the template has it
+	modsig    []byte // signature that was appended to the file, in CMS
+	modDigest []byte // of the file without it, as digests stand in templates
 	violation bool   // the file was being written: its digest is unknown
 	data      []byte // what the kernel hashes for each bank
 }
@@ -111,6 +115,10 @@ func (e *imaEntry) readFields() {
 	case "ima-sig", "ima-sigv2", "ima-modsig":
 		e.signature = c.take(uint64(c.u32("signature length")), "signature")
 	}
+	if string(e.template) == "ima-modsig" {
+		e.modDigest = c.take(uint64(c.u32("digest length")), "digest")
+		e.modsig = c.take(uint64(c.u32("signature length")), "signature")
+	}
 	name, value, ok := bytes.Cut(digest, []byte(":\x00"))
 	if c.err != nil || !ok {
 		return
@@ -122,8 +130,8 @@ func (e *imaEntry) readFields() {
 }
 
 // describe is the entry for people.
-func (e *imaEntry) describe(n uint64, why string) IMAFile {
-	return IMAFile{Entry: n, Path: clean(string(e.path)), Digest: clean(fmt.Sprintf("%s:%x", e.algorithm, e.digest)), Why: why}
+func (e *imaEntry) describe(n uint64, rule, why string) IMAFile {
+	return IMAFile{Entry: n, Path: clean(string(e.path)), Digest: clean(fmt.Sprintf("%s:%x", e.algorithm, e.digest)), Rule: rule, Why: why}
 }
 
 // ReplayIMA replays a whole binary list of one boot and finds the prefix whose

@@ -5,60 +5,63 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 )
 
-// IMAReference says which files the gateways of a fleet may read and run: those of an
-// allow-list, and those that one of some keys signed. It is compiled once and shared
-// by all appraisals; Digest names it. Safe for concurrent use.
-type IMAReference struct {
+// imaReference is an IMAPolicy with its lists and keys, compiled once and shared by
+// all appraisals. Safe for concurrent use.
+type imaReference struct {
 	digest Digest
 	files  map[string]struct{} // digest and path
-	keys   map[[4]byte][]fileKey
+	keys   []fileKey
 
 	mu   sync.Mutex
 	good map[Digest]struct{} // signatures that were found good
 }
 
-// NewIMAReference compiles an allow-list in the form of sha256sum, sha384sum or
-// sha512sum (`digest  path`, a line each, `#` for a remark) and keys: PEM of public
-// keys or certificates, P-256, P-384 or RSA of 2048 to 4096 bits. Either may be empty,
-// not both: then nothing would be allowed.
-func NewIMAReference(allowList, keys []byte) (*IMAReference, error) {
-	if len(allowList) > maxAllowList {
-		return nil, fmt.Errorf("read allow-list: %d bytes, at most %d are allowed", len(allowList), maxAllowList)
+func newIMAReference(p *IMAPolicy, digest Digest, read func(Digest) ([]byte, error)) (*imaReference, error) {
+	r := &imaReference{digest: digest, files: make(map[string]struct{}), good: make(map[Digest]struct{})}
+	size := 0
+	for _, list := range p.Lists {
+		data, err := read(list)
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", list, err)
+		}
+		if size += len(data); size > maxAllowList {
+			return nil, fmt.Errorf("lists of more than %d bytes", maxAllowList)
+		}
+		if sha256.Sum256(data) != list {
+			return nil, fmt.Errorf("list %s: it has another SHA-256 than its name says", list)
+		}
+		if err := r.readFiles(data); err != nil {
+			return nil, fmt.Errorf("list %s: %w", list, err)
+		}
 	}
-	r := &IMAReference{files: make(map[string]struct{}), keys: make(map[[4]byte][]fileKey), good: make(map[Digest]struct{})}
-	list, signers := sha256.Sum256(allowList), sha256.Sum256(keys)
-	r.digest = sha256.Sum256(append(list[:], signers[:]...))
-	if err := r.readFiles(allowList); err != nil {
-		return nil, fmt.Errorf("read allow-list: %w", err)
-	}
-	if err := r.readKeys(keys); err != nil {
-		return nil, fmt.Errorf("read keys of files: %w", err)
-	}
-	if len(r.files) == 0 && len(r.keys) == 0 {
-		return nil, fmt.Errorf("read allow-list: it allows no file, and there is no key")
+	for i, text := range p.Keys {
+		key, err := readFileKey(text)
+		if err != nil {
+			return nil, fmt.Errorf("key %d: %w", i+1, err)
+		}
+		r.keys = append(r.keys, key)
 	}
 	return r, nil
 }
 
-// Digest names the reference: SHA-256 over the SHA-256 of list and keys.
-func (r *IMAReference) Digest() Digest { return r.digest }
-
 // short is what a state remembers of the reference that judged it.
-func (r *IMAReference) short() (out [16]byte) {
+func (r *imaReference) short() (out [16]byte) {
 	if r != nil {
 		copy(out[:], r.digest[:])
 	}
 	return out
 }
 
-func (r *IMAReference) readFiles(list []byte) error {
+func (r *imaReference) readFiles(list []byte) error {
 	lines := bufio.NewScanner(bytes.NewReader(list))
 	lines.Buffer(nil, maxPath+1024)
+	empty := true
 	for n := 1; lines.Scan(); n++ {
 		line := strings.TrimSuffix(lines.Text(), "\r")
 		if line == "" || line[0] == '#' {
@@ -76,8 +79,15 @@ func (r *IMAReference) readFiles(list []byte) error {
 			return fmt.Errorf("line %d: path of %d bytes", n, len(path))
 		}
 		r.files[fileName(digest, []byte(path))] = struct{}{}
+		empty = false
 	}
-	return lines.Err()
+	if err := lines.Err(); err != nil {
+		return err
+	}
+	if empty {
+		return errors.New("it lists no file")
+	}
+	return nil
 }
 
 // fileName is the key of a file: the kernel writes "_" for a space in a path, so
@@ -87,28 +97,32 @@ func fileName(digest, path []byte) string {
 	return string(append(key, bytes.ReplaceAll(path, []byte(" "), []byte("_"))...))
 }
 
-// refuses says why an entry is not allowed, "" if it is.
-func (r *IMAReference) refuses(e *imaEntry) string {
+// judge returns the rule that an entry breaks, and why; "" if it is allowed.
+func (r *imaReference) judge(e *imaEntry) (rule, why string) {
 	switch {
 	case e.violation:
-		return "it was written while it was measured"
+		return ruleIMAViolations, ""
 	case e.digest == nil:
-		return "its template can't be read"
+		return ruleIMAFiles, "its template can't be read"
 	case fileDigestSize(string(e.algorithm)) != len(e.digest):
-		return "its digest is not SHA-256, SHA-384 or SHA-512"
+		return ruleIMAFiles, "its digest is not SHA-256, SHA-384 or SHA-512"
 	}
 	var room [256]byte
 	key := append(append(room[:0], e.digest...), e.path...)
 	if _, ok := r.files[string(key)]; ok {
-		return ""
+		return "", ""
 	}
-	if len(e.signature) == 0 {
-		return "it is not listed, and not signed"
+	rule, why = ruleIMAFiles, "not signed"
+	if len(e.signature) > 0 {
+		rule, why = r.verifyFile(e)
 	}
-	if err := r.verifyFile(e); err != nil {
-		return "it is not listed, and " + err.Error()
+	if rule != "" && len(e.modsig) > 0 {
+		rule, why = r.verifyModule(e)
 	}
-	return ""
+	if rule == "" {
+		return "", ""
+	}
+	return rule, "it is not listed, and " + why
 }
 
 func fileDigestSize(algorithm string) int {

@@ -1,13 +1,14 @@
 package attest
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/binary"
+	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,11 +16,22 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
-func reference(t *testing.T, list, keys string) *IMAReference {
+// reference compiles a list, where it is not empty, and keys.
+func reference(t testing.TB, list string, keys ...string) (*imaReference, error) {
 	t.Helper()
-	r, err := NewIMAReference([]byte(list), []byte(keys))
+	p := &IMAPolicy{Keys: keys}
+	if list != "" {
+		p.Lists = []Digest{hashOf([]byte(list))}
+	}
+	return newIMAReference(p, p.digest(), func(Digest) ([]byte, error) { return []byte(list), nil })
+}
+
+func mustReference(t testing.TB, list string, keys ...string) *imaReference {
+	t.Helper()
+	r, err := reference(t, list, keys...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +43,7 @@ func TestFileThatIsNotListedDistrustsForTheWholeBoot(t *testing.T) {
 	l.withIMA(2)
 	list := fmt.Sprintf("# files\n%s  /usr/bin/file-0\n%s */usr/bin/file-1\n%s  /opt/with space\n",
 		hashOf([]byte("0")), hashOf([]byte("1")), hashOf([]byte("2")))
-	l.expect.IMA = reference(t, list, "")
+	l.allow(list)
 	l.runs("/opt/with_space", []byte("2"))
 	good := l.want(l.evidence(), Trusted, "")
 	if f := good.Facts().IMA; !f.Judged || f.Unlisted != 0 || f.Entries != 4 {
@@ -42,24 +54,137 @@ func TestFileThatIsNotListedDistrustsForTheWholeBoot(t *testing.T) {
 	l.runs("/usr/bin/file-1", []byte("1"))
 	bad = l.want(l.goingOn(bad), Untrusted, "one file without leave")
 	l.ima, l.pcr10 = nil, Digest{}
-	l.want(l.evidence(), Untrusted, "IMA: no list was given")
-	// Another reference has not judged what was read: the list is wanted whole.
-	if _, _, ok := bad.Remember(nil).IMA.Held(reference(t, list+"\n", "")); ok {
-		t.Error("another reference takes the state of the first")
+	l.want(l.evidence(), Untrusted, "IMA: no list was given (and 1 more)")
+	// Others have not judged what was read: the list is wanted whole.
+	l.allow(list + "\n")
+	if _, _, ok := bad.Remember(nil).IMA.Held(l.parsed()); ok {
+		t.Error("another list takes the state of the first")
 	}
-	if _, _, ok := bad.Remember(nil).IMA.Held(nil); ok {
-		t.Error("no reference takes the state of one")
+	l.policy.IMA = nil
+	if _, _, ok := bad.Remember(nil).IMA.Held(l.parsed()); ok {
+		t.Error("no list takes the state of one")
 	}
 }
 
-func TestViolationHasNoLeave(t *testing.T) {
+// What each kind of file costs is the owner's to say, and so are exceptions.
+func TestUnknownFilesBadSignaturesAndViolationsCostWhatThePolicySays(t *testing.T) {
+	s := newSigner(t, "ec", "-pkeyopt", "ec_paramgen_curve:P-256")
+	signature := s.sign([]byte("a program"), "sha256")
+	breaks := map[string]func(*lab){
+		ruleIMAFiles:      func(l *lab) { l.runs("/usr/bin/unknown", []byte("?")) },
+		ruleIMAViolations: func(l *lab) { l.violates("/usr/bin/file-0") },
+		ruleIMASignatures: func(l *lab) {
+			entry, extend := signedEntry("/usr/bin/program", hashOf([]byte("altered")), signature)
+			l.ima, l.pcr10 = append(l.ima, entry...), Extend(l.pcr10, extend)
+		},
+	}
+	for rule, act := range breaks {
+		l := newLab(t)
+		l.withIMA(1)
+		l.allow(hashOf([]byte("0")).String()+"  /usr/bin/file-0\n", s.pem)
+		l.want(l.evidence(), Trusted, "")
+		act(l)
+		for severity, grade := range map[Severity]Grade{Distrust: Untrusted, Degrade: Degraded, Info: Trusted} {
+			l.policy.Rules = map[string]Severity{rule: severity}
+			r := l.want(l.evidence(), grade, "")
+			for _, result := range r.Rules() {
+				if result.OK == (result.Rule == rule) && strings.HasPrefix(result.Rule, ruleIMA) {
+					t.Errorf("%s broken: %+v", rule, result)
+				}
+			}
+		}
+		l.policy.Rules = nil
+		l.want(l.evidence(), Untrusted, "")
+		l.policy.Exceptions = []Exception{{Rule: rule, Reason: "bench", Expires: labNow().Add(time.Hour), Device: labDevice}}
+		l.want(l.evidence(), Trusted, "")
+		// None of them matters to a policy that says nothing of files.
+		l.policy.IMA, l.policy.Exceptions = nil, nil
+		l.want(l.evidence(), Trusted, "")
+	}
+}
+
+// A rule about files can't be dodged by a list that proves nothing.
+func TestFilesAreUnknownWithoutAListThatHolds(t *testing.T) {
 	l := newLab(t)
-	l.withIMA(0)
-	l.expect.IMA = reference(t, hashOf([]byte("0")).String()+"  /x", "")
-	entry, _ := encodeIMA("ima-ng", hashOf([]byte("0")), "/x")
-	copy(entry[4:24], make([]byte, 20))
-	l.ima, l.pcr10 = append(l.ima, entry...), Extend(l.pcr10, Digest(bytes.Repeat([]byte{0xff}, 32)))
-	l.want(l.evidence(), Untrusted, "it was written while it was measured")
+	l.withIMA(1)
+	l.allow(hashOf([]byte("0")).String() + "  /usr/bin/file-0\n")
+	l.policy.Rules = map[string]Severity{ruleIMA: Info}
+	l.want(l.evidence(), Trusted, "")
+	good, aggregate := l.ima, l.pcr10
+	for name, spoil := range map[string]func(){
+		"no list":      func() { l.ima = nil },
+		"cut list":     func() { l.ima = good[:len(good)-1] },
+		"another list": func() { l.pcr10[0] ^= 1 },
+		"another boot": func() { l.ima, l.pcr10 = nil, Digest{}; l.bootedAs(Digest{5}) },
+	} {
+		l.ima, l.pcr10 = good, aggregate
+		spoil()
+		r := l.want(l.evidence(), Untrusted, "IMA: which files were run is unknown")
+		if t.Failed() {
+			t.Fatalf("%s: %v", name, r.Explanation())
+		}
+	}
+}
+
+// Policies that name the same lists and keys share them: they are compiled once.
+func TestListsAreCompiledOnceAndHeldAgainstTheirDigests(t *testing.T) {
+	l := newLab(t)
+	l.allow(hashOf([]byte("0")).String() + "  /x\n")
+	first, second := l.parsed(), l.parsed()
+	if err := second.ReadLists(func(Digest) ([]byte, error) { return nil, errors.New("read again") }, first); err != nil || second.files != first.files {
+		t.Errorf("not shared: %v", err)
+	}
+	l.policy.IMA.Lists = append(l.policy.IMA.Lists, Digest{7})
+	data, err := json.Marshal(l.policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third, err := ParsePolicy(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := third.ReadLists(l.readList, first); err == nil || !strings.Contains(err.Error(), "list 07000000") {
+		t.Errorf("a missing list: %v", err)
+	}
+	l.expect.Policy = third
+	if _, err := Verify(l.evidence(), l.expect); err == nil || !strings.Contains(err.Error(), "ReadLists comes first") {
+		t.Errorf("judged by a policy without its lists: %v", err)
+	}
+	l.lists[Digest{7}] = l.lists[l.policy.IMA.Lists[0]]
+	if err := third.ReadLists(l.readList, first); err == nil || !strings.Contains(err.Error(), "another SHA-256") {
+		t.Errorf("a list under a false name: %v", err)
+	}
+}
+
+func TestIMAOfAPolicyIsReadStrictly(t *testing.T) {
+	key := newSigner(t, "ec", "-pkeyopt", "ec_paramgen_curve:P-256").pem
+	quoted, err := json.Marshal(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := `"` + strings.Repeat("ab", 32) + `"`
+	for text, want := range map[string]string{
+		`{}`:                "needs lists, keys or both",
+		`{"lists":[]}`:      "needs lists, keys or both",
+		`{"lists":["xyz"]}`: "64 lower-case hex digits",
+		`{"lists":["` + Digest{}.String() + `"]}`:                                    "no digest",
+		`{"lists":[` + list + `,` + list + `]}`:                                      "occurs twice",
+		`{"lists":[` + list + `],"folder":"x"}`:                                      `unknown field "folder"`,
+		`{"keys":["x"]}`:                                                             "key 1: it is not one PEM",
+		`{"keys":[` + string(quoted[:len(quoted)-1]) + `trailing"]}`:                 "key 1: it is not one PEM",
+		`{"keys":["text ` + string(quoted[1:]) + `]}`:                                "key 1: it is not one PEM",
+		`{"keys":[` + strings.Repeat(string(quoted)+",", 64) + string(quoted) + `]}`: "at most 64 and 64",
+	} {
+		l := newLab(t)
+		data, err := json.Marshal(l.policy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data = append(data[:len(data)-1], []byte(`,"ima":`+text+`}`)...)
+		if _, err := ParsePolicy(data); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.80s: %v, want %q", text, err, want)
+		}
+	}
 }
 
 func TestAllowListIsReadStrictly(t *testing.T) {
@@ -67,11 +192,11 @@ func TestAllowListIsReadStrictly(t *testing.T) {
 		"da39a3ee5e6b4b0d3255bfef95601890afd80709  /x":            "SHA-1, which can be forged",
 		strings.Repeat("g", 64) + "  /x":                          "line 1",
 		strings.Repeat("a", 62) + "  /x":                          "line 1",
-		"# only a remark\n":                                       "it allows no file",
+		"# only a remark\n":                                       "it lists no file",
 		strings.Repeat("a", 64):                                   "path of 0 bytes",
 		strings.Repeat("a", 64) + " " + strings.Repeat("p", 5000): "path of 5000 bytes",
 	} {
-		if _, err := NewIMAReference([]byte(list), nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := reference(t, list); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.80q: %v, want %q", list, err, want)
 		}
 	}
@@ -86,9 +211,9 @@ func TestAllowListIsReadStrictly(t *testing.T) {
 	for keys, want := range map[string]string{
 		string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki})): "P-521",
 		"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n":        "PRIVATE KEY",
-		"not PEM": "text that is not PEM",
+		"not PEM": "it is not one PEM",
 	} {
-		if _, err := NewIMAReference(nil, []byte(keys)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := reference(t, "", keys); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.30q: %v, want %q", keys, err, want)
 		}
 	}
@@ -156,27 +281,27 @@ func TestSignedFileIsAllowedByItsKeyAlone(t *testing.T) {
 			contents := []byte("a program")
 			signature := s.sign(contents, "sha256")
 			l := newLab(t)
-			try := func(keys string, digest Digest, signature []byte, grade Grade, text string) {
+			try := func(keys []string, digest Digest, signature []byte, grade Grade, text string) {
 				t.Helper()
 				l.withIMA(0)
-				l.expect.IMA = reference(t, "", keys)
+				l.allow("", keys...)
 				entry, extend := signedEntry("/usr/bin/program", digest, signature)
 				l.ima, l.pcr10 = append(l.ima, entry...), Extend(l.pcr10, extend)
 				l.want(l.evidence(), grade, text)
 				l.want(l.evidence(), grade, text) // from what is remembered
 			}
-			try(s.pem, hashOf(contents), signature, Trusted, "")
-			try(stranger.pem+s.pem, hashOf(contents), signature, Trusted, "")
-			try(stranger.pem, hashOf(contents), signature, Untrusted, "which is not trusted")
-			try(s.pem, hashOf([]byte("another")), signature, Untrusted, "its signature does not verify")
-			try(s.pem, hashOf(contents), signature[:len(signature)-1], Untrusted, "its signature can't be read")
-			try(s.pem, hashOf(contents), s.sign(contents, "sha512"), Untrusted, "over another hash than was measured")
-			r, digest := reference(t, "", s.pem), hashOf(contents)
+			try([]string{s.pem}, hashOf(contents), signature, Trusted, "")
+			try([]string{stranger.pem, s.pem}, hashOf(contents), signature, Trusted, "")
+			try([]string{stranger.pem}, hashOf(contents), signature, Untrusted, "which is not trusted")
+			try([]string{s.pem}, hashOf([]byte("another")), signature, Untrusted, "its signature does not verify")
+			try([]string{s.pem}, hashOf(contents), signature[:len(signature)-1], Untrusted, "its signature can't be read")
+			try([]string{s.pem}, hashOf(contents), s.sign(contents, "sha512"), Untrusted, "over another hash than was measured")
+			r, digest := mustReference(t, "", s.pem), hashOf(contents)
 			for at := range signature {
 				changed := slices.Clone(signature)
 				changed[at] ^= 1
 				e := &imaEntry{algorithm: []byte("sha256"), digest: digest[:], path: []byte("/x"), signature: changed}
-				if r.refuses(e) == "" {
+				if rule, _ := r.judge(e); rule == "" {
 					t.Errorf("byte %d may be another", at)
 				}
 			}
@@ -191,7 +316,7 @@ func TestKeyIsFoundByTheNameThatEvmctlGivesIt(t *testing.T) {
 		s := newSigner(t, kind...)
 		e := &imaEntry{algorithm: []byte("sha256"), digest: sha256Sum([]byte("x")), path: []byte("/x"), signature: s.sign([]byte("x"), "sha256")}
 		for form, keys := range map[string]string{"key": s.publicKey(), "certificate": s.pem} {
-			if why := reference(t, "", keys).refuses(e); why != "" {
+			if _, why := mustReference(t, "", keys).judge(e); why != "" {
 				t.Errorf("%s: %s", form, why)
 			}
 		}
@@ -210,8 +335,7 @@ func TestSignatureOfFsVerityIsOverItsKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	public := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki})
-	block, _ := pem.Decode(public)
-	id, _, err := readFileKey(block)
+	named, err := readFileKey(string(public))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,19 +345,19 @@ func TestSignatureOfFsVerityIsOverItsKind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature := append([]byte{6, 3, 4}, id[:]...)
+	signature := append([]byte{6, 3, 4}, named.id[len(named.id)-shortID:]...)
 	signature = append(binary.BigEndian.AppendUint16(signature, uint16(len(der))), der...)
-	r := reference(t, "", string(public))
+	r := mustReference(t, "", string(public))
 	e := &imaEntry{kind: []byte("verity"), algorithm: []byte("sha256"), digest: digest[:], path: []byte("/x"), signature: signature}
-	if why := r.refuses(e); why != "" {
+	if _, why := r.judge(e); why != "" {
 		t.Error(why)
 	}
 	e.kind = []byte("ima")
-	if r.refuses(e) == "" {
+	if rule, _ := r.judge(e); rule == "" {
 		t.Error("a signature of fs-verity passes for one of the file's hash")
 	}
 	e.kind, e.algorithm = []byte("verity"), []byte("sha512")
-	if r.refuses(e) == "" {
+	if rule, _ := r.judge(e); rule == "" {
 		t.Error("another hash passes")
 	}
 }

@@ -1,6 +1,7 @@
 package attest
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -14,6 +15,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // A signature of a file, as the kernel keeps it in security.ima: a byte for its
@@ -21,72 +24,56 @@ import (
 const (
 	xattrSignature = 3 // EVM_IMA_XATTR_DIGSIG, version 2: over the file's digest
 	xattrVerity    = 6 // IMA_VERITY_DIGSIG, version 3: over kind, hash and digest of fs-verity
+
+	shortID = 4 // bytes of the end of a key's id, by which signatures call it
 )
 
-// fileKey is a *ecdsa.PublicKey or *rsa.PublicKey.
-type fileKey crypto.PublicKey
-
-// readKeys reads PEM of public keys and certificates.
-func (r *IMAReference) readKeys(data []byte) error {
-	count := 0
-	for len(data) > 0 {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			break
-		}
-		data = rest
-		if count++; count > maxIMAKeys {
-			return fmt.Errorf("more than %d", maxIMAKeys)
-		}
-		id, key, err := readFileKey(block)
-		if err != nil {
-			return fmt.Errorf("key %d: %w", count, err)
-		}
-		r.keys[id] = append(r.keys[id], key)
-	}
-	for _, c := range data {
-		if c != '\n' && c != '\r' && c != ' ' {
-			return errors.New("text that is not PEM")
-		}
-	}
-	return nil
+// fileKey is a key that signs files, with the names that signatures call it by.
+type fileKey struct {
+	public crypto.PublicKey // *ecdsa.PublicKey or *rsa.PublicKey
+	id     []byte           // subject key identifier of the certificate, else SHA-1 over the bare key
+	issuer []byte           // of the certificate, with its serial number: IssuerAndSerialNumber in DER; nil for a bare key
 }
 
-// readFileKey returns a key and the name by which signatures call it: the end of the
-// certificate's subject key identifier, or of SHA-1 over the bare key.
-func readFileKey(block *pem.Block) (id [4]byte, key fileKey, err error) {
-	spki, identifier := block.Bytes, []byte(nil)
+// readFileKey reads PEM of one public key or certificate.
+func readFileKey(text string) (fileKey, error) {
+	var key fileKey
+	block, rest := pem.Decode([]byte(text))
+	if block == nil || len(bytes.TrimSpace(rest)) > 0 || !strings.HasPrefix(strings.TrimSpace(text), "-----BEGIN ") {
+		return key, errors.New("it is not one PEM of PUBLIC KEY or CERTIFICATE")
+	}
+	spki := block.Bytes
 	switch block.Type {
 	case "CERTIFICATE":
 		certificate, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return id, nil, err
+			return key, err
 		}
-		spki, identifier = certificate.RawSubjectPublicKeyInfo, certificate.SubjectKeyId
+		spki, key.id = certificate.RawSubjectPublicKeyInfo, certificate.SubjectKeyId
+		if key.issuer, err = asn1.Marshal(issuerAndSerial{asn1.RawValue{FullBytes: certificate.RawIssuer}, certificate.SerialNumber}); err != nil {
+			return key, err
+		}
 	case "PUBLIC KEY":
 	default:
-		return id, nil, fmt.Errorf("PEM of %.40q, not PUBLIC KEY or CERTIFICATE", block.Type)
+		return key, fmt.Errorf("PEM of %.40q, not PUBLIC KEY or CERTIFICATE", block.Type)
 	}
 	public, err := x509.ParsePKIXPublicKey(spki)
 	if err != nil {
-		return id, nil, err
+		return key, err
 	}
-	if err := checkFileKey(public); err != nil {
-		return id, nil, err
-	}
-	if len(identifier) < len(id) {
+	key.public = public
+	if len(key.id) < shortID {
 		var info struct {
 			Algorithm pkix.AlgorithmIdentifier
 			Key       asn1.BitString
 		}
 		if _, err := asn1.Unmarshal(spki, &info); err != nil {
-			return id, nil, err
+			return key, err
 		}
 		sum := sha1.Sum(info.Key.Bytes)
-		identifier = sum[:]
+		key.id = sum[:]
 	}
-	copy(id[:], identifier[len(identifier)-len(id):])
-	return id, public, nil
+	return key, checkFileKey(public)
 }
 
 func checkFileKey(public any) error {
@@ -105,39 +92,36 @@ func checkFileKey(public any) error {
 	return nil
 }
 
-// verifyFile checks the signature of an entry. Good ones are remembered: all
-// gateways of a fleet run the same files.
-func (r *IMAReference) verifyFile(e *imaEntry) error {
+// verifyFile checks the signature of an entry as judge says it.
+func (r *imaReference) verifyFile(e *imaEntry) (rule, why string) {
 	c := &cursor{data: e.signature, order: binary.BigEndian}
 	kind, version, algorithm := c.u8("kind"), c.u8("version"), c.u8("hash")
-	id := c.take(4, "key id")
+	id := c.take(shortID, "key id")
 	signature := c.take(uint64(c.u16("length")), "signature")
 	if err := c.end("signature"); err != nil {
-		return fmt.Errorf("its signature can't be read: %w", err)
+		return ruleIMASignatures, "its signature can't be read: " + err.Error()
 	}
 	hash := fileHash(algorithm)
 	if hash == 0 {
-		return fmt.Errorf("its signature uses hash %d, not SHA-256, SHA-384 or SHA-512", algorithm)
+		return ruleIMAFiles, fmt.Sprintf("its signature uses hash %d, not SHA-256, SHA-384 or SHA-512", algorithm)
 	}
 	digest, err := e.signed(kind, version, hash)
 	if err != nil {
-		return err
+		return ruleIMAFiles, err.Error()
 	}
-	keys := r.keys[[4]byte(id)]
-	if len(keys) == 0 {
-		return fmt.Errorf("it is signed by key %x, which is not trusted", id)
-	}
-	known := sha256.Sum256(append(append(append([]byte{}, id...), digest...), signature...))
-	if r.knows(known) {
-		return nil
-	}
-	for _, key := range keys {
-		if verifyDigest(key, hash, digest, signature) {
-			r.remember(known)
-			return nil
+	known := false
+	for _, key := range r.keys {
+		if !bytes.HasSuffix(key.id, id) {
+			continue
+		}
+		if known = true; r.verifies(key, hash, digest, signature) {
+			return "", ""
 		}
 	}
-	return errors.New("its signature does not verify")
+	if !known {
+		return ruleIMAFiles, fmt.Sprintf("it is signed by key %x, which is not trusted", id)
+	}
+	return ruleIMASignatures, "its signature does not verify"
 }
 
 // signed is the digest that a signature of this kind is over.
@@ -157,7 +141,21 @@ func (e *imaEntry) signed(kind, version uint8, hash crypto.Hash) ([]byte, error)
 	return nil, fmt.Errorf("its signature is of kind %d, version %d, which is not read", kind, version)
 }
 
-func verifyDigest(key fileKey, hash crypto.Hash, digest, signature []byte) bool {
+// verifies checks a signature over digest. Good ones are remembered: all gateways of a
+// fleet run the same files.
+func (r *imaReference) verifies(key fileKey, hash crypto.Hash, digest, signature []byte) bool {
+	known := sha256.Sum256(slices.Concat(key.id, []byte{byte(len(digest))}, digest, signature))
+	if r.knows(known) {
+		return true
+	}
+	if !verifyDigest(key.public, hash, digest, signature) {
+		return false
+	}
+	r.remember(known)
+	return true
+}
+
+func verifyDigest(key crypto.PublicKey, hash crypto.Hash, digest, signature []byte) bool {
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
 		return ecdsa.VerifyASN1(k, digest, signature)
@@ -186,18 +184,20 @@ func kernelHash(name string) uint8 {
 		return 4
 	case "sha384":
 		return 5
+	case "sha512":
+		return 6
 	}
-	return 6
+	return 0
 }
 
-func (r *IMAReference) knows(signature Digest) bool {
+func (r *imaReference) knows(signature Digest) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, ok := r.good[signature]
 	return ok
 }
 
-func (r *IMAReference) remember(signature Digest) {
+func (r *imaReference) remember(signature Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.good) >= maxFileSums {

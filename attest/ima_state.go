@@ -5,7 +5,6 @@ import (
 	"encoding"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash"
 	"slices"
@@ -20,6 +19,7 @@ type IMAState struct {
 	entries    uint32
 	violations uint32
 	unlisted   uint32
+	unsigned   uint32 // with bad signatures
 	pcr        Digest // PCR 10 after them
 	foreign    bool   // boot_aggregate was not that of the PCRs
 	judged     bool   // by reference
@@ -29,25 +29,30 @@ type IMAState struct {
 }
 
 const (
-	imaSumSize   = 108
-	imaStateSize = 1 + 1 + 8 + 3*4 + 32 + 16 + imaSumSize // bytes
-	maxUnlisted  = 8                                      // files that are named, count
-	maxChecked   = 256                                    // files without leave, behind which signatures are not looked at any more, count
+	imaSumSize      = 108
+	imaStateSize    = 1 + 1 + 8 + 4*4 + 32 + 16 + imaSumSize // bytes
+	imaStateVersion = 2
+	maxUnlisted     = 8   // files that are named for each rule, count
+	maxChecked      = 256 // files without leave, behind which signatures are not looked at any more, count
 )
 
 // imaTarget is what a replay is held against.
 type imaTarget struct {
 	quoted    Digest         // PCR 10
 	pcrs      map[int]Digest // for boot_aggregate; nil: it is not judged
-	reference *IMAReference  // nil: files are not judged
+	reference [16]byte       // by which files are judged
+	judge     imaJudge       // nil: files are not judged
 	more      bool           // part is cut: the list goes on
 	sum       hash.Hash      // SHA-256 of the list with the whole part; nil if it is not known yet
 }
 
+// imaJudge returns the rule that an entry breaks, and why; "" if it is allowed.
+type imaJudge func(e *imaEntry) (rule, why string)
+
 // Held says how much of the list need not be sent again: its size in bytes, and
-// SHA-256 over these. It is nothing if reference did not judge them.
-func (s *IMAState) Held(reference *IMAReference) (size int64, digest Digest, ok bool) {
-	if s == nil || s.size == 0 || s.reference != reference.short() {
+// SHA-256 over these. It is nothing if the lists and keys of p did not judge them.
+func (s *IMAState) Held(p *Policy) (size int64, digest Digest, ok bool) {
+	if s == nil || s.size == 0 || s.reference != p.files.short() {
 		return 0, Digest{}, false
 	}
 	return s.size, Digest(s.hash().Sum(nil)), true
@@ -84,7 +89,7 @@ func (s *IMAState) replay(part []byte, want imaTarget) (IMAFacts, *IMAState, err
 		return IMAFacts{}, nil, fmt.Errorf("replay IMA list: %d bytes, at most %d are allowed", len(part), maxIMALog)
 	}
 	r := &imaRun{from: s, part: part, want: want, at: *s}
-	r.at.judged, r.at.reference = want.reference != nil, want.reference.short()
+	r.at.judged, r.at.reference = want.judge != nil, want.reference
 	if s.pcr == want.quoted {
 		r.found = r.keep()
 	}
@@ -158,23 +163,29 @@ func (s *IMAState) take(e *imaEntry, facts *IMAFacts, want imaTarget) {
 	if e.violation {
 		s.violations++
 	}
-	if want.reference == nil {
+	if want.judge == nil {
 		return
 	}
-	if s.unlisted >= maxChecked {
-		e.signature = nil // enough is wrong already: no more work for it
+	if s.unlisted+s.unsigned >= maxChecked {
+		e.signature, e.modsig = nil, nil // enough is wrong already: no more work for it
 	}
-	if why := want.reference.refuses(e); why != "" {
+	rule, why := want.judge(e)
+	switch rule {
+	case "":
+		return
+	case ruleIMAFiles:
 		s.unlisted++
-		if len(facts.First) < maxUnlisted {
-			facts.First = append(facts.First, e.describe(uint64(n), why))
-		}
+	case ruleIMASignatures:
+		s.unsigned++
+	}
+	if len(facts.breaking(rule)) < maxUnlisted {
+		facts.First = append(facts.First, e.describe(uint64(n), rule, why))
 	}
 }
 
 // tell writes what s knows into facts.
 func (s *IMAState) tell(facts *IMAFacts) {
-	facts.Entries, facts.Violations, facts.Unlisted = uint64(s.entries), uint64(s.violations), uint64(s.unlisted)
+	facts.Entries, facts.Violations, facts.Unlisted, facts.BadSignatures = uint64(s.entries), uint64(s.violations), uint64(s.unlisted), uint64(s.unsigned)
 	facts.Foreign, facts.Judged, facts.Pending = s.foreign, s.judged, s.pending
 	facts.First = slices.DeleteFunc(facts.First, func(f IMAFile) bool { return f.Entry >= facts.Entries })
 }
@@ -187,7 +198,7 @@ func (s *IMAState) keepSum(h hash.Hash) {
 	}
 }
 
-// MarshalText encodes s, 240 characters.
+// MarshalText encodes s, 243 characters.
 func (s *IMAState) MarshalText() ([]byte, error) {
 	var flags byte
 	for i, set := range []bool{s.foreign, s.judged, s.pending} {
@@ -195,25 +206,30 @@ func (s *IMAState) MarshalText() ([]byte, error) {
 			flags |= 1 << i
 		}
 	}
-	out := append(make([]byte, 0, imaStateSize), 1, flags)
+	out := append(make([]byte, 0, imaStateSize), imaStateVersion, flags)
 	out = binary.BigEndian.AppendUint64(out, uint64(s.size))
-	for _, n := range []uint32{s.entries, s.violations, s.unlisted} {
+	for _, n := range []uint32{s.entries, s.violations, s.unlisted, s.unsigned} {
 		out = binary.BigEndian.AppendUint32(out, n)
 	}
 	out = append(append(append(out, s.pcr[:]...), s.reference[:]...), s.sum[:]...)
 	return base64.RawStdEncoding.AppendEncode(nil, out), nil
 }
 
-// UnmarshalText takes what MarshalText makes.
+// UnmarshalText takes what MarshalText makes. A state of version 1, which did not
+// know the rules apart, becomes that of an empty list: it is sent whole and judged anew.
 func (s *IMAState) UnmarshalText(text []byte) error {
 	data, err := base64.RawStdEncoding.Strict().AppendDecode(nil, text)
-	if err != nil || len(data) != imaStateSize || data[0] != 1 || data[1] > 7 {
-		return errors.New("decode state of IMA list: it is not one of version 1")
+	if err == nil && len(data) == imaStateSize-4 && data[0] == 1 {
+		*s = IMAState{}
+		return nil
+	}
+	if err != nil || len(data) != imaStateSize || data[0] != imaStateVersion || data[1] > 7 {
+		return fmt.Errorf("decode state of IMA list: it is not one of version %d", imaStateVersion)
 	}
 	c := &cursor{data: data[2:], order: binary.BigEndian}
 	s.foreign, s.judged, s.pending = data[1]&1 != 0, data[1]&2 != 0, data[1]&4 != 0
 	s.size = int64(c.u64("size"))
-	s.entries, s.violations, s.unlisted = c.u32("entries"), c.u32("violations"), c.u32("unlisted")
+	s.entries, s.violations, s.unlisted, s.unsigned = c.u32("entries"), c.u32("violations"), c.u32("unlisted"), c.u32("unsigned")
 	copy(s.pcr[:], c.take(32, "PCR"))
 	copy(s.reference[:], c.take(16, "reference"))
 	copy(s.sum[:], c.take(imaSumSize, "sum"))

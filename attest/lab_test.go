@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"math/big"
 	"strings"
 	"testing"
@@ -35,6 +36,7 @@ type lab struct {
 	claims Claims
 	expect Expect
 	policy Policy
+	lists  map[Digest][]byte // of policy.IMA
 }
 
 // newLab returns a gateway whose boot is trusted.
@@ -206,14 +208,51 @@ func wholeLog(data []byte) Log {
 func (l *lab) judge(ev Evidence) (*Result, error) {
 	l.t.Helper()
 	e := l.expect
+	e.Policy = l.parsed()
+	return Verify(ev, e)
+}
+
+// parsed is the lab's policy as it is read from its document.
+func (l *lab) parsed() *Policy {
+	l.t.Helper()
 	data, err := json.Marshal(l.policy)
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	if e.Policy, err = ParsePolicy(data); err != nil {
+	p, err := ParsePolicy(data)
+	if err != nil {
 		l.t.Fatal(err)
 	}
-	return Verify(ev, e)
+	if err := p.ReadLists(l.readList, nil); err != nil {
+		l.t.Fatal(err)
+	}
+	return p
+}
+
+func (l *lab) readList(list Digest) ([]byte, error) {
+	data, ok := l.lists[list]
+	if !ok {
+		return nil, errors.New("there is none")
+	}
+	return data, nil
+}
+
+// allow has the policy say which files may run. An empty list is none.
+func (l *lab) allow(list string, keys ...string) {
+	l.policy.IMA = &IMAPolicy{Keys: keys}
+	if list != "" {
+		digest := hashOf([]byte(list))
+		l.policy.IMA.Lists, l.lists = []Digest{digest}, map[Digest][]byte{digest: []byte(list)}
+	}
+}
+
+// recorded is what is kept of ev.
+func (l *lab) recorded(ev Evidence, trusted *Facts) *Recorded {
+	ev.Nonce = l.expect.Nonce
+	return &Recorded{
+		Version: 1, Fleet: labFleet, Device: labDevice, At: labNow(), AK: l.expect.AK, Keys: l.expect.Keys,
+		Firmware: l.expect.Firmware, Trusted: trusted, Evidence: ev,
+	}
 }
 
 // want verifies ev and checks grade and, in the summary, text.

@@ -18,11 +18,13 @@ type Policy struct {
 	Releases   []Release           `json:"releases"`
 	Firmware   []ModelFirmware     `json:"firmware,omitempty"` // good beside what operators approved
 	Keys       []KeyReference      `json:"keys,omitempty"`     // Secure Boot keys; none: whatever the firmware holds
+	IMA        *IMAPolicy          `json:"ima,omitempty"`      // files that may run; absent: IMA lists are replayed only
 	Rules      map[string]Severity `json:"rules,omitempty"`    // by rule name, where the default does not suit
 	Exceptions []Exception         `json:"exceptions,omitempty"`
 
-	releases []release // compiled; nil unless ParsePolicy made it
-	digest   Digest    // of the document
+	releases []release     // compiled; nil unless ParsePolicy made it
+	files    *imaReference // IMA, compiled; nil before ReadLists
+	digest   Digest        // of the document
 }
 
 // ID names the document that ParsePolicy read: "sha256:" and the hash (hex) of its bytes.
@@ -135,6 +137,9 @@ func (p *Policy) check() error {
 	if err := p.checkSets(); err != nil {
 		return err
 	}
+	if err := p.IMA.check(); err != nil {
+		return err
+	}
 	p.releases = compiled
 	return nil
 }
@@ -147,10 +152,16 @@ func (p *Policy) checkRules() error {
 		if err := adjustable(name); err != nil {
 			return err
 		}
+		if name == ruleSoftwareKeys && severity == Info {
+			return fmt.Errorf("rule %q: it degrades or distrusts; without a TPM nothing is proven, so nothing is trusted", name)
+		}
 	}
 	for i, e := range p.Exceptions {
 		if err := adjustable(e.Rule); err != nil {
 			return fmt.Errorf("exception %d: %w", i, err)
+		}
+		if e.Rule == ruleSoftwareKeys {
+			return fmt.Errorf("exception %d: rule %q has none; the policy's rules say whether it degrades", i, e.Rule)
 		}
 		if e.Reason == "" || e.Expires.IsZero() {
 			return fmt.Errorf("exception %d: it needs a reason and an expiry", i)

@@ -42,12 +42,11 @@ func RuleNames() []string {
 	for _, r := range allRules() {
 		names = append(names, r.name)
 	}
-	return names
+	return append(names, ruleSoftwareKeys)
 }
 
-// judge runs all rules; failed ones come first, the worst of them first of all.
-func (a *appraisal) judge() (Grade, []RuleResult) {
-	rules := allRules()
+// judge runs rules; failed ones come first, the worst of them first of all.
+func (a *appraisal) judge(rules []rule) (Grade, []RuleResult) {
 	results := make([]RuleResult, 0, len(rules))
 	worst := Trusted
 	for _, r := range rules {

@@ -28,7 +28,7 @@ func openIMA(l *Log, e *Expect) (*imaPart, error) {
 		if e.Last != nil {
 			held = e.Last.IMA
 		}
-		if size, _, ok := held.Held(e.IMA); !ok || size != l.Offset {
+		if size, _, ok := held.Held(e.Policy); !ok || size != l.Offset {
 			return nil, refuse("log", "the IMA list begins at byte %d, where nothing is held: send it whole unless the challenge names a size", l.Offset)
 		}
 		part.from = held
@@ -53,9 +53,11 @@ func (a *appraisal) replayIMA(part *imaPart) {
 	if part == nil {
 		return
 	}
-	facts, state, err := part.from.replay(part.bytes, imaTarget{
-		quoted: a.pcrs[imaPCR], pcrs: a.pcrs, reference: a.expect.IMA, more: part.more, sum: part.sum,
-	})
+	want := imaTarget{quoted: a.pcrs[imaPCR], pcrs: a.pcrs, more: part.more, sum: part.sum}
+	if files := a.expect.Policy.files; files != nil {
+		want.reference, want.judge = files.short(), files.judge
+	}
+	facts, state, err := part.from.replay(part.bytes, want)
 	if last := a.expect.Last; err == nil && state.pending && last != nil && last.IMA != nil && last.IMA.pending &&
 		part.from != last.IMA && last.Clock.ResetCount == a.clock.ResetCount {
 		state, err = nil, errors.New("it begins anew although a part of it was sent")
@@ -63,11 +65,22 @@ func (a *appraisal) replayIMA(part *imaPart) {
 	a.facts.IMA, a.imaState, a.imaErr = &facts, state, err
 }
 
+// breaking are the files that break a rule, of what was sent now.
+func (f *IMAFacts) breaking(rule string) []IMAFile {
+	var out []IMAFile
+	for _, file := range f.First {
+		if file.Rule == rule {
+			out = append(out, file)
+		}
+	}
+	return out
+}
+
 func checkIMA(a *appraisal) (bool, string) {
 	f := a.facts.IMA
 	switch {
-	case f == nil && a.expect.IMA != nil:
-		return false, "IMA: no list was given; which files were run is unknown"
+	case f == nil && a.expect.Policy.IMA != nil:
+		return false, "IMA: no list was given"
 	case f == nil:
 		return true, "IMA: no list was given; PCR 10 is quoted, not judged"
 	case errors.Is(a.imaErr, ErrIMAAhead):
@@ -76,26 +89,55 @@ func checkIMA(a *appraisal) (bool, string) {
 		return false, "IMA list: " + clean(a.imaErr.Error())
 	case f.Foreign:
 		return false, "IMA list is of another boot: its boot_aggregate is not that of the quoted PCRs 0 to 9"
-	case f.Unlisted > 0:
-		return false, "IMA list: " + unlisted(f)
 	case f.Pending:
 		return true, fmt.Sprintf("IMA list: %d entries of it were sent, and not judged before the rest is", f.Entries)
 	}
-	text := fmt.Sprintf("IMA list replays to PCR 10: %d entries, %d ahead of the quote, %d violations", f.Entries, f.Ahead, f.Violations)
-	if f.Judged {
-		text += "; all files are allowed"
-	}
-	return true, text
+	return true, fmt.Sprintf("IMA list replays to PCR 10: %d entries, %d ahead of the quote, %d violations", f.Entries, f.Ahead, f.Violations)
 }
 
-func unlisted(f *IMAFacts) string {
-	text := fmt.Sprintf("%d files without leave", f.Unlisted)
-	if f.Unlisted == 1 {
-		text = "one file without leave"
+// checkIMAFiles fails, too, where it is unknown which files were run: else the rule
+// could be dodged by a false list, or none.
+func checkIMAFiles(a *appraisal) (bool, string) {
+	f := a.facts.IMA
+	switch {
+	case a.expect.Policy.IMA == nil:
+		return true, "IMA: the policy lists no files"
+	case f == nil || a.imaErr != nil || f.Foreign:
+		return false, "IMA: which files were run is unknown"
+	case f.Unlisted > 0:
+		return false, "IMA: " + brokenBy(f, ruleIMAFiles, f.Unlisted, "one file without leave", "files without leave")
+	}
+	return true, "IMA: all files are listed or signed"
+}
+
+func checkIMASignatures(a *appraisal) (bool, string) {
+	if f := a.facts.IMA; f != nil && f.BadSignatures > 0 {
+		return false, "IMA: " + brokenBy(f, ruleIMASignatures, f.BadSignatures, "one file with a bad signature", "files with bad signatures")
+	}
+	return true, "IMA: no bad signature"
+}
+
+func checkIMAViolations(a *appraisal) (bool, string) {
+	f := a.facts.IMA
+	if a.expect.Policy.IMA == nil || f == nil || f.Violations == 0 {
+		return true, "IMA: no violation"
+	}
+	return false, "IMA: " + brokenBy(f, ruleIMAViolations, f.Violations, "one file was written while it was measured", "files were written while they were measured")
+}
+
+// brokenBy counts and names the files that break a rule.
+func brokenBy(f *IMAFacts, rule string, count uint64, one, many string) string {
+	text := fmt.Sprintf("%d %s", count, many)
+	if count == 1 {
+		text = one
 	}
 	var names []string
-	for _, file := range f.First {
-		names = append(names, fmt.Sprintf("%s (entry %d, PCR 10, %s)", file.Path, file.Entry, file.Why))
+	for _, file := range f.breaking(rule) {
+		name := fmt.Sprintf("%s (entry %d, PCR 10", file.Path, file.Entry)
+		if file.Why != "" {
+			name += ", " + file.Why
+		}
+		names = append(names, name+")")
 	}
 	if len(names) > 0 {
 		text += ": " + strings.Join(names, ", ")

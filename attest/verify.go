@@ -15,12 +15,15 @@ const nonceSize = 32 // bytes of Expect.Nonce
 // evidence that proves a boot, good or bad, and another error if e is not fit to
 // judge by. It is a pure function: e.Now is all the time it knows.
 func Verify(ev Evidence, e Expect) (*Result, error) {
-	ak, err := checkExpect(&e)
-	if err != nil {
+	if err := checkExpect(&e); err != nil {
 		return nil, fmt.Errorf("verify evidence: %w", err)
 	}
+	ak, err := parseAK(e.AK)
+	if err != nil {
+		return nil, fmt.Errorf("verify evidence: read attestation key: %w", err)
+	}
 	if ev.Version != 1 {
-		return nil, refuse("version", "evidence of version %d, not 1", ev.Version)
+		return nil, refuse("version", "evidence of version %d, not 1: a higher one needs a newer server", ev.Version)
 	}
 	q, err := openQuote(ak, ev.Quote, ev.Signature)
 	if err != nil {
@@ -35,6 +38,9 @@ func Verify(ev Evidence, e Expect) (*Result, error) {
 	claims, err := openClaims(ev.Claims, &e)
 	if err != nil {
 		return nil, err
+	}
+	if claims.SoftwareKeys {
+		return nil, refuse(ruleSoftwareKeys, "a device with a TPM claims that its keys lie in software")
 	}
 	log, err := openLog(&ev, e.Logs)
 	if err != nil {
@@ -54,7 +60,7 @@ func conclude(a *appraisal, log *knownLog, list *imaPart) *Result {
 	a.replayEventLog(log)
 	a.replayIMA(list)
 	a.matchReferences()
-	grade, rules := a.judge()
+	grade, rules := a.judge(allRules())
 	amendments := a.amend(rules)
 	return &Result{
 		grade: grade, rules: rules, facts: a.facts, clock: a.clock, claims: a.claims,
@@ -63,24 +69,22 @@ func conclude(a *appraisal, log *knownLog, list *imaPart) *Result {
 }
 
 // checkExpect refuses to judge by half: what is missing would be a check left out.
-func checkExpect(e *Expect) (*attestationKey, error) {
+func checkExpect(e *Expect) error {
 	switch {
 	case e.Fleet == "" || e.Device == "":
-		return nil, errors.New("fleet or device is missing")
+		return errors.New("fleet or device is missing")
 	case len(e.Nonce) != nonceSize:
-		return nil, fmt.Errorf("nonce of %d bytes, not %d", len(e.Nonce), nonceSize)
+		return fmt.Errorf("nonce of %d bytes, not %d", len(e.Nonce), nonceSize)
 	case e.Policy == nil || e.Policy.releases == nil:
-		return nil, errors.New("policy was not made by ParsePolicy")
+		return errors.New("policy was not made by ParsePolicy")
+	case e.Policy.IMA != nil && e.Policy.files == nil:
+		return errors.New("the policy's lists of files were not read: Policy.ReadLists comes first")
 	case e.Policy.Fleet != e.Fleet:
-		return nil, fmt.Errorf("policy is for fleet %q", e.Policy.Fleet)
+		return fmt.Errorf("policy is for fleet %q", e.Policy.Fleet)
 	case e.Now.IsZero():
-		return nil, errors.New("time is missing")
+		return errors.New("time is missing")
 	}
-	ak, err := parseAK(e.AK)
-	if err != nil {
-		return nil, fmt.Errorf("read attestation key: %w", err)
-	}
-	return ak, nil
+	return nil
 }
 
 func checkNonce(q *quote, claims []byte, e *Expect) error {
@@ -119,7 +123,7 @@ func openClaims(data []byte, e *Expect) (Claims, error) {
 		return claims, refuse("claims", "claims: %v", err)
 	}
 	if claims.Version != 1 {
-		return claims, refuse("claims", "claims of version %d, not 1", claims.Version)
+		return claims, refuse("claims", "claims of version %d, not 1: a higher one needs a newer server", claims.Version)
 	}
 	if n := len(claims.Keys); n < 1 || n > 2 {
 		return claims, refuse("claims", "claims name %d operational keys, not one or two", n)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,16 +40,16 @@ func (w *world) judged(grade string, since time.Time) local.Status {
 // says fails unless one of the lines has all words.
 func (w *world) says(lines []string, words ...string) {
 	w.Helper()
-	for _, line := range lines {
-		all := true
-		for _, word := range words {
-			all = all && strings.Contains(line, word)
-		}
-		if all {
-			return
-		}
+	if !hasLine(lines, words) {
+		w.Errorf("no line says %q:\n%s", words, strings.Join(lines, "\n"))
 	}
-	w.Errorf("no line says %q:\n%s", words, strings.Join(lines, "\n"))
+}
+
+// hasLine says whether one of the lines has all words.
+func hasLine(lines, words []string) bool {
+	return slices.ContainsFunc(lines, func(line string) bool {
+		return !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) })
+	})
 }
 
 // explanation is the fleet's, of the last verdict.

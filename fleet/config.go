@@ -17,7 +17,6 @@ type Settings struct {
 	State   string `toml:"state"`    // folder of database, keys and certificates
 	Updates string `toml:"updates"`  // folder of the published update repository, served to devices; by default updates in State
 	Policy  string `toml:"policy"`   // attestation policy (docs/policy.md); by default policy.json in State
-	IMA     string `toml:"ima"`      // folder with files.list and keys.pem: which files gateways may read and run; empty: IMA lists are replayed only
 	EKRoots string `toml:"ek_roots"` // folder of PEM files with the certificates of TPM makers
 
 	// CAPassphrase is a file with the passphrase of the CA's keys. Empty: the systemd

@@ -130,7 +130,7 @@ func (s *Server) serveBroker(ctx context.Context) error {
 // about a certificate when a session begins and never again; and until it has the new
 // list it lets the revoked one in again, so this is repeated beyond that.
 func (s *Server) sweep(ctx context.Context) error {
-	now := time.Now()
+	now := s.now()
 	identities, err := s.store.Ended(ctx, now.Add(-sweepSpan), now)
 	if err != nil {
 		return err
@@ -154,7 +154,7 @@ func (s *Server) evict(ctx context.Context, identity string) error {
 	if err != nil {
 		return fmt.Errorf("make key: %w", err)
 	}
-	leaf, chain, err := s.ca.Issue(profile, identity, key.Public(), time.Now(), time.Minute)
+	leaf, chain, err := s.ca.Issue(profile, identity, key.Public(), s.now(), time.Minute)
 	if err != nil {
 		return err
 	}

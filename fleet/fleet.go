@@ -53,6 +53,7 @@ const pathResultKeys = "/v1/results/jwks.json"
 type Server struct {
 	settings Settings
 	log      *slog.Logger
+	now      func() time.Time
 	store    *registry.Store
 	ca       *ca.CA
 	service  *serviceCertificate
@@ -73,7 +74,13 @@ type Server struct {
 // New opens everything and takes all ports, so that what can't work is said at
 // once. Close or Run must follow.
 func New(s Settings, version string, log *slog.Logger) (*Server, error) {
-	srv := &Server{settings: s, version: version, log: log, ended: make(chan struct{}, 1)}
+	return NewByClock(s, version, time.Now, log)
+}
+
+// NewByClock is New with another clock than the system's for all that is decided by
+// time; only intervals of housekeeping and time limits of connections go by that.
+func NewByClock(s Settings, version string, now func() time.Time, log *slog.Logger) (*Server, error) {
+	srv := &Server{settings: s, version: version, now: now, log: log, ended: make(chan struct{}, 1)}
 	if err := srv.open(); err != nil {
 		srv.Close()
 		return nil, err
@@ -108,25 +115,20 @@ func (s *Server) openState() (err error) {
 	if s.store, err = registry.OpenSQLite(filepath.Join(s.settings.State, "registry.db")); err != nil {
 		return fmt.Errorf("open registry: %w", err)
 	}
-	s.service, err = newServiceCertificate(s.ca, s.settings.hosts())
+	s.service, err = newServiceCertificate(s.ca, s.settings.hosts(), s.now)
 	return err
 }
 
 func (s *Server) openVerifier() (err error) {
-	if s.results, err = ear.OpenKeys(&fsx.FS{}, filepath.Join(s.settings.State, resultKeys), time.Now()); err != nil {
+	if s.results, err = ear.OpenKeys(&fsx.FS{}, filepath.Join(s.settings.State, resultKeys), s.now()); err != nil {
 		return err
 	}
-	files, err := readIMA(s.settings.IMA)
-	if err != nil {
-		return err
-	}
-	issuer, err := ear.New(ear.Config{Keys: s.results, Fleet: s.settings.Fleet, Build: s.version, Now: time.Now})
+	issuer, err := ear.New(ear.Config{Keys: s.results, Fleet: s.settings.Fleet, Build: s.version, Now: s.now})
 	if err != nil {
 		return err
 	}
 	s.verifier, err = verifier.New(verifier.Config{
-		IMA:      files,
-		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: time.Now, Fell: s.fell, Results: issuer, Brake: s.settings.Gate.Brake, Log: s.log.With("part", "verifier"),
+		Registry: s.store, Fleet: s.settings.Fleet, Policy: s.currentPolicy, Now: s.now, Fell: s.fell, Results: issuer, Brake: s.settings.Gate.Brake, Log: s.log.With("part", "verifier"),
 	})
 	return err
 }
@@ -156,7 +158,7 @@ func (s *Server) openBroker() (err error) {
 	s.broker, err = broker.New(broker.Config{
 		TLS: &tls.Config{
 			MinVersion: tls.VersionTLS13, GetCertificate: s.service.get, ClientAuth: tls.RequireAndVerifyClientCert,
-			ClientCAs: s.issuers(ca.Full, ca.Quarantine, ca.Service), Time: time.Now,
+			ClientCAs: s.issuers(ca.Full, ca.Quarantine, ca.Service), Time: s.now,
 			VerifyConnection: func(state tls.ConnectionState) error {
 				return s.checkBrokerPeer(context.Background(), state.PeerCertificates[0])
 			},
@@ -192,7 +194,7 @@ func (s *Server) checkBrokerPeer(ctx context.Context, cert *x509.Certificate) er
 	if ours {
 		return nil
 	}
-	return device.CheckPeer(ctx, s.store, cert, time.Now())
+	return device.CheckPeer(ctx, s.store, cert, s.now())
 }
 
 // authorize decides whether identity may have a session now.
@@ -228,14 +230,14 @@ func (s *Server) openMakers() (err error) {
 	return nil
 }
 
-func (s *Server) vouched(d registry.Device) bool { return verifier.Vouched(d, s.makers, time.Now()) }
+func (s *Server) vouched(d registry.Device) bool { return verifier.Vouched(d, s.makers, s.now()) }
 
 func (s *Server) openDeviceAPI() (err error) {
 	c := s.settings.Certificates
 	api, err := device.New(device.Config{
 		Fleet: s.settings.Fleet, Registry: s.store, CA: s.ca, Verifier: s.verifier, EKRoots: s.makers,
 		Lives: device.Lives{Full: time.Duration(c.Full), Short: time.Duration(c.Short), Quarantine: time.Duration(c.Quarantine)},
-		Retry: time.Duration(s.settings.Enroll.Retry), Drop: s.drop, Now: time.Now, Log: s.log.With("part", "device-api"),
+		Retry: time.Duration(s.settings.Enroll.Retry), Drop: s.drop, Now: s.now, Log: s.log.With("part", "device-api"),
 	})
 	if err != nil {
 		return err
@@ -243,7 +245,7 @@ func (s *Server) openDeviceAPI() (err error) {
 	mux := http.NewServeMux()
 	mux.Handle("/", api)
 	lists, err := revocation.New(revocation.Config{
-		CA: s.ca, Registry: s.store, URL: s.settings.Public.API[0], Now: time.Now, Log: s.log.With("part", "revocation"),
+		CA: s.ca, Registry: s.store, URL: s.settings.Public.API[0], Now: s.now, Log: s.log.With("part", "revocation"),
 	})
 	if err != nil {
 		return err
@@ -262,13 +264,13 @@ func (s *Server) openDeviceAPI() (err error) {
 	if err != nil {
 		return err
 	}
-	s.api = tls.NewListener(capConnections(inner), device.TLS(s.service.get, s.issuers(ca.Full, ca.Quarantine), s.store, time.Now))
+	s.api = tls.NewListener(capConnections(inner), device.TLS(s.service.get, s.issuers(ca.Full, ca.Quarantine), s.store, s.now))
 	return nil
 }
 
 func (s *Server) openOperatorAPI() (err error) {
 	s.opHandler, err = operator.New(operator.Config{
-		Fleet: s.settings.Fleet, Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.drop, Vouched: s.vouched, Now: time.Now, Log: s.log.With("part", "operator-api"),
+		Fleet: s.settings.Fleet, Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.drop, Vouched: s.vouched, Now: s.now, Log: s.log.With("part", "operator-api"),
 	})
 	if err != nil {
 		return err
@@ -288,7 +290,7 @@ func (s *Server) openOperatorAPI() (err error) {
 
 func (s *Server) openDashboard() (err error) {
 	config := web.Config{
-		Registry: s.store, Now: time.Now, Fleet: s.settings.Fleet, Version: s.version, Log: s.log.With("part", "dashboard"),
+		Registry: s.store, Now: s.now, Fleet: s.settings.Fleet, Version: s.version, Log: s.log.With("part", "dashboard"),
 	}
 	if s.feed != nil {
 		config.Releases = s.releases
@@ -337,10 +339,10 @@ func (s *Server) housekeep(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-ticker.C:
-			if err := s.store.Trim(ctx, 2000, time.Now()); err != nil {
+			if err := s.store.Trim(ctx, 2000, s.now()); err != nil {
 				s.log.Error("trim registry", "error", err)
 			}
-			if err := s.results.Rotate(time.Now()); err != nil {
+			if err := s.results.Rotate(s.now()); err != nil {
 				s.log.Error("rotate result keys", "error", err)
 			}
 		}
@@ -375,7 +377,7 @@ func (s *Server) newDispatch(key ed25519.PrivateKey) (*dispatch.Dispatcher, erro
 	own := &attestation{verifier: s.verifier, log: s.log.With("part", "attestation")}
 	c := dispatch.Config{
 		Registry: s.store, MessageKey: key,
-		OnHello: own.hello, OnEvidence: own.evidence, Now: time.Now, Log: s.log.With("part", "dispatch"),
+		OnHello: own.hello, OnEvidence: own.evidence, Now: s.now, Log: s.log.With("part", "dispatch"),
 	}
 	if broker := s.settings.Broker; broker.external() {
 		c.Brokers, c.TLS, c.Group = broker.Addresses, broker.client(s.service), shareGroup(key)

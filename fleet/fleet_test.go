@@ -328,7 +328,7 @@ func TestServiceCertificateCarriesEveryPublicName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	service, err := newServiceCertificate(authority, s.hosts())
+	service, err := newServiceCertificate(authority, s.hosts(), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

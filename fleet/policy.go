@@ -21,7 +21,8 @@ import (
 )
 
 const (
-	policyTarget   = "policy/attest.json"
+	policyFolder   = "policy/"
+	policyTarget   = policyFolder + "attest.json"
 	releasePaths   = "releases/"
 	policyPatience = 10 * time.Second // the repository is a local folder
 	maxPolicy      = 1 << 20          // bytes
@@ -45,7 +46,7 @@ type policyFeed struct {
 
 // newPolicyFeed returns nil where the owner's root.json is not installed beside
 // fleet.json: then the policy file alone counts.
-func newPolicyFeed(s Settings) (*policyFeed, error) {
+func newPolicyFeed(s Settings, now func() time.Time) (*policyFeed, error) {
 	files := &fsx.FS{}
 	root, err := files.ReadFile(filepath.Join(s.State, "trust", "root.json"), tuf.MaxRoot)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -55,7 +56,7 @@ func newPolicyFeed(s Settings) (*policyFeed, error) {
 		return nil, fmt.Errorf("read root of the update repository: %w", err)
 	}
 	client, err := tuf.New(tuf.Config{
-		FS: files, Dir: filepath.Join(s.State, "tuf"), Root: root, Now: time.Now,
+		FS: files, Dir: filepath.Join(s.State, "tuf"), Root: root, Now: now,
 		Metadata: folder(filepath.Join(s.Updates, "metadata")), Targets: folder(filepath.Join(s.Updates, "targets")),
 	})
 	if err != nil {
@@ -64,38 +65,50 @@ func newPolicyFeed(s Settings) (*policyFeed, error) {
 	return &policyFeed{fleet: s.Fleet, timestamp: filepath.Join(s.Updates, "metadata", "timestamp.json"), client: client}, nil
 }
 
-// newer returns the policy if it is another one than last time, else nil.
-func (f *policyFeed) newer(ctx context.Context) (*attest.Policy, error) {
+// newer returns the policy if it is another one than last time, else nil. It shares
+// with inForce, which may be nil, the lists that both name.
+func (f *policyFeed) newer(ctx context.Context, inForce *attest.Policy) (*attest.Policy, error) {
 	if f.fault = f.client.Refresh(ctx); f.fault != nil {
 		return nil, f.fault
 	}
 	f.list(ctx)
-	target, err := f.client.Target(ctx, policyTarget)
-	if errors.Is(err, tuf.ErrNoTarget) {
-		return nil, nil // the owner leaves it to the policy file
+	raw, err := f.document(ctx, policyTarget, maxPolicy)
+	if errors.Is(err, tuf.ErrNoTarget) || err == nil && bytes.Equal(raw, f.last) {
+		return nil, nil // the owner leaves it to the policy file; or nothing is new
 	}
 	if err != nil {
 		return nil, err
 	}
-	if target.Length() > maxPolicy {
-		return nil, fmt.Errorf("%s has %d bytes, at most %d are allowed", policyTarget, target.Length(), maxPolicy)
-	}
-	var raw bytes.Buffer
-	if err := f.client.Download(ctx, target, &raw); err != nil {
-		return nil, err
-	}
-	if bytes.Equal(raw.Bytes(), f.last) {
-		return nil, nil
-	}
-	p, err := attest.ParsePolicy(raw.Bytes())
+	p, err := attest.ParsePolicy(raw)
 	if err != nil {
 		return nil, err
 	}
 	if p.Fleet != f.fleet {
 		return nil, fmt.Errorf("the repository's policy is for the fleet %q, this is %q", p.Fleet, f.fleet)
 	}
-	f.last = raw.Bytes()
+	if err := p.ReadLists(func(list attest.Digest) ([]byte, error) {
+		return f.document(ctx, policyFolder+attest.IMAList(list), maxList)
+	}, inForce); err != nil {
+		return nil, err
+	}
+	f.last = raw
 	return p, nil
+}
+
+// document returns the content of a target of at most limit bytes.
+func (f *policyFeed) document(ctx context.Context, path string, limit int64) ([]byte, error) {
+	target, err := f.client.Target(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if target.Length() > limit {
+		return nil, fmt.Errorf("%s has %d bytes, at most %d are allowed", path, target.Length(), limit)
+	}
+	var raw bytes.Buffer
+	if err := f.client.Download(ctx, target, &raw); err != nil {
+		return nil, err
+	}
+	return raw.Bytes(), nil
 }
 
 // list takes in the releases. One that can't be read doesn't hide the others.
@@ -137,12 +150,12 @@ func (s *Server) releases(context.Context) ([]*contents.Release, error) {
 
 // openPolicy takes the policy of the repository, else the policy file.
 func (s *Server) openPolicy() (err error) {
-	if s.feed, err = newPolicyFeed(s.settings); err != nil {
+	if s.feed, err = newPolicyFeed(s.settings, s.now); err != nil {
 		return err
 	}
 	if s.feed != nil {
 		s.feed.changed()
-		p, err := s.feed.newer(context.Background())
+		p, err := s.feed.newer(context.Background(), nil)
 		if err != nil {
 			s.log.Warn("the update repository gives no attestation policy; the policy file counts", "error", err)
 		}
@@ -151,13 +164,9 @@ func (s *Server) openPolicy() (err error) {
 			return nil
 		}
 	}
-	raw, err := os.ReadFile(s.settings.Policy)
+	p, err := ReadPolicy(s.settings.Policy)
 	if err != nil {
-		return fmt.Errorf("read attestation policy: %w\nhint: `policy` in fleet.toml names it; docs/policy.md describes it", err)
-	}
-	p, err := attest.ParsePolicy(raw)
-	if err != nil {
-		return fmt.Errorf("%s: %w\nhint: docs/policy.md describes it", s.settings.Policy, err)
+		return fmt.Errorf("%w\nhint: `policy` in fleet.toml names it; docs/policy.md describes it", err)
 	}
 	if p.Fleet != s.settings.Fleet {
 		return fmt.Errorf("%s is for the fleet %q, this is %q\nhint: `policy` in fleet.toml names the file", s.settings.Policy, p.Fleet, s.settings.Fleet)
@@ -179,7 +188,7 @@ func (s *Server) currentPolicy() *attest.Policy {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), policyPatience)
 	defer cancel()
-	p, err := s.feed.newer(ctx)
+	p, err := s.feed.newer(ctx, s.policy.Load())
 	if err != nil {
 		s.log.Error("the update repository was not taken in", "error", err)
 	}

@@ -81,13 +81,14 @@ func loopback(addr net.Addr) string {
 type serviceCertificate struct {
 	ca    *ca.CA
 	hosts []string
+	clock func() time.Time
 
 	mu  sync.Mutex
 	now *tls.Certificate
 }
 
-func newServiceCertificate(authority *ca.CA, hosts []string) (*serviceCertificate, error) {
-	s := &serviceCertificate{ca: authority, hosts: hosts}
+func newServiceCertificate(authority *ca.CA, hosts []string, clock func() time.Time) (*serviceCertificate, error) {
+	s := &serviceCertificate{ca: authority, hosts: hosts, clock: clock}
 	_, err := s.get(nil)
 	return s, err
 }
@@ -95,14 +96,14 @@ func newServiceCertificate(authority *ca.CA, hosts []string) (*serviceCertificat
 func (s *serviceCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.now != nil && time.Until(s.now.Leaf.NotAfter) > serviceLife/3 {
+	if s.now != nil && s.now.Leaf.NotAfter.Sub(s.clock()) > serviceLife/3 {
 		return s.now, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make server key: %w", err)
 	}
-	leaf, chain, err := s.ca.Issue(ca.Service, wire.FleetIdentity, key.Public(), time.Now(), serviceLife, s.hosts...)
+	leaf, chain, err := s.ca.Issue(ca.Service, wire.FleetIdentity, key.Public(), s.clock(), serviceLife, s.hosts...)
 	if err != nil {
 		return nil, fmt.Errorf("issue server certificate: %w", err)
 	}
@@ -120,7 +121,7 @@ func (s *serviceCertificate) client(host string) func() (*tls.Config, error) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(s.ca.Anchors())
 	config := &tls.Config{
-		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: host,
+		MinVersion: tls.VersionTLS13, RootCAs: roots, ServerName: host, Time: s.clock,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return s.get(nil) },
 	}
 	return func() (*tls.Config, error) { return config, nil }

@@ -5,7 +5,8 @@ import (
 	"errors"
 
 	"github.com/google/go-tpm/tpm2"
-	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 // Activate recovers a credential that was made for this chip's EK and the Name of
@@ -21,8 +22,8 @@ func (t *TPM) Activate(ctx context.Context, ek *EK, ak *Key, blob, secret []byte
 		return nil, errors.New("activate credential: it is too large")
 	}
 	var credential []byte
-	err := t.do(ctx, "activate credential", func(o *op) (err error) {
-		credential, err = o.activate(ek, ak, blob, secret)
+	err := t.Do(ctx, "activate credential", func(c *Chip) (err error) {
+		credential, err = ak.activate(c, ek, blob, secret)
 		return err
 	})
 	if err != nil {
@@ -31,81 +32,28 @@ func (t *TPM) Activate(ctx context.Context, ek *EK, ak *Key, blob, secret []byte
 	return credential, nil
 }
 
-func (o *op) activate(ek *EK, ak *Key, blob, secret []byte) ([]byte, error) {
-	if _, err := o.useKey(ak); err != nil {
+func (k *Key) activate(c *Chip, ek *EK, blob, secret []byte) (credential []byte, err error) {
+	if _, err := k.use(c); err != nil {
 		return nil, err
 	}
-	obj, place, err := o.ekByName(ek)
-	if err != nil {
-		return nil, err
-	}
-	credential, err := o.activateWith(obj, place, ak, blob, secret)
-	var refused tpm2.TPMRC
-	if errors.As(err, &refused) {
-		retry, lookErr := o.distrustEK(place, obj)
-		if lookErr != nil {
-			return nil, lookErr
+	err = c.UseEK(ek, func(key tpm2.AuthHandle, more ...tpm2.Session) error {
+		own, err := k.use(c)
+		if err != nil {
+			return err
 		}
-		if retry {
-			return o.activate(ek, ak, blob, secret)
+		rsp, err := tpm2.ActivateCredential{
+			ActivateHandle: password(own),
+			KeyHandle:      key,
+			CredentialBlob: tpm2.TPM2BIDObject{Buffer: blob},
+			Secret:         tpm2.TPM2BEncryptedSecret{Buffer: secret},
+		}.Execute(c, more...)
+		if err == nil {
+			credential = rsp.CertInfo.Buffer
 		}
-	}
+		return err
+	})
 	if errors.Is(err, tpm2.TPMRCIntegrity) || errors.Is(err, tpm2.TPMRCValue) || errors.Is(err, tpm2.TPMRCSize) {
-		return nil, classify(ErrPolicy, "the credential was made for another key or chip", err)
+		return nil, core.Classify(ErrPolicy, "the credential was made for another key or chip", err)
 	}
 	return credential, err
 }
-
-func (o *op) activateWith(obj *object, place ekPlace, ak *Key, blob, secret []byte) ([]byte, error) {
-	ekHandle, err := o.use(obj)
-	if err != nil {
-		return nil, err
-	}
-	akHandle, err := o.useKey(ak)
-	if err != nil {
-		return nil, err
-	}
-	auth, extra := o.ekSession(ekHandle, obj.public, place)
-	defer o.flushSession(auth)
-	for _, session := range extra {
-		defer o.flushSession(session)
-	}
-	rsp, err := tpm2.ActivateCredential{
-		ActivateHandle: password(akHandle),
-		KeyHandle:      tpm2.AuthHandle{Handle: ekHandle.Handle, Name: ekHandle.Name, Auth: auth},
-		CredentialBlob: tpm2.TPM2BIDObject{Buffer: blob},
-		Secret:         tpm2.TPM2BEncryptedSecret{Buffer: secret},
-	}.Execute(o, extra...)
-	if err != nil {
-		return nil, err
-	}
-	return rsp.CertInfo.Buffer, nil
-}
-
-// ekSession prepares what authorises the use of an EK and encrypts the answer: one
-// policy session for low-range templates; for high-range ones the EK's empty
-// password and a session that only encrypts. A session opens when it is used, and
-// the chip flushes it with the command.
-func (o *op) ekSession(ek tpm2.NamedHandle, public tpm2.TPMTPublic, place ekPlace) (auth tpm2.Session, extra []tpm2.Session) {
-	options := []tpm2.AuthOption{
-		tpm2.Salted(ek.Handle, public), tpm2.AESEncryption(128, tpm2.EncryptOut),
-	}
-	if !place.policy {
-		return tpm2.PasswordAuth(nil), []tpm2.Session{tpm2.HMAC(tpm2.TPMAlgSHA256, 16, options...)}
-	}
-	policy := func(chip transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
-		endorsement := o.hierarchy(tpm2.TPMRHEndorsement)
-		defer o.flushSession(endorsement.Auth)
-		_, err := tpm2.PolicySecret{
-			AuthHandle:    endorsement,
-			PolicySession: session,
-			NonceTPM:      nonce,
-		}.Execute(chip)
-		return err
-	}
-	return tpm2.Policy(tpm2.TPMAlgSHA256, 16, policy, options...), nil
-}
-
-// flushSession removes a session that is still open because something failed on
-// the way: the library forgets those whose policy was not satisfied.
-func (o *op) flushSession(session tpm2.Session) { (&Chip{o: o}).Flush(session.Handle()) }

@@ -11,7 +11,7 @@ import (
 // the parameters of its answer (TPM 2.0 Part 1, 18). It is written out by hand: the
 // library's encoding by reflection takes a fifth of what an emulated chip needs for
 // the command itself.
-func (o *op) direct(code tpm2.TPMCC, parameters []byte, handles ...tpm2.NamedHandle) ([]byte, error) {
+func direct(c *Chip, code tpm2.TPMCC, parameters []byte, handles ...tpm2.NamedHandle) ([]byte, error) {
 	command := binary.BigEndian.AppendUint32([]byte{0x80, 0x02, 0, 0, 0, 0}, uint32(code))
 	for _, h := range handles {
 		command = binary.BigEndian.AppendUint32(command, uint32(h.Handle))
@@ -22,7 +22,7 @@ func (o *op) direct(code tpm2.TPMCC, parameters []byte, handles ...tpm2.NamedHan
 	}
 	command = append(command, parameters...)
 	binary.BigEndian.PutUint32(command[2:], uint32(len(command)))
-	response, err := o.Send(command)
+	response, err := c.Send(command)
 	if err != nil {
 		return nil, err
 	}

@@ -1,8 +1,8 @@
 // Package tpm is everything that Gatewarden asks of a TPM 2.0.
 //
-// Its promise: no private key that it makes can leave the chip; no call outlives
-// its context, however silent the chip; nothing that others put into the chip is
-// changed or evicted; and no handle or session stays behind.
+// Its promise: no private key that it makes can leave the chip; and all that package
+// core promises of the connection: no call outlives its context, nothing of others is
+// changed or evicted, and no handle or session stays behind.
 //
 // # The keys
 //
@@ -19,8 +19,9 @@
 // about the operational key. Activate: only the chip that holds both the EK and the
 // AK can recover a secret that was encrypted to the EK for the AK's Name.
 //
-// Below this package: seal (secrets tied to boots; it explains policies), counter (the
-// security epoch), anchor (the end of a log), devid (what the maker left).
+// Below this package: core (the connection, for programs that make no keys), seal
+// (secrets tied to boots; it explains policies), counter (the security epoch), anchor
+// (the end of a log), devid (what the maker left).
 //
 // # Sharing
 //

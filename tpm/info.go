@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 // Info is what a chip says of itself.
@@ -45,37 +47,37 @@ type Info struct {
 // Info reads the properties of the chip, with a few commands.
 func (t *TPM) Info(ctx context.Context) (Info, error) {
 	var info Info
-	err := t.do(ctx, "read TPM properties", func(o *op) (err error) {
-		info, err = o.info()
+	err := t.Do(ctx, "read TPM properties", func(c *Chip) (err error) {
+		info, err = readInfo(c)
 		return err
 	})
 	if err != nil {
 		return Info{}, err
 	}
+	info.ResourceManager = t.Shared()
 	return info, nil
 }
 
-func (o *op) info() (Info, error) {
+func readInfo(c *Chip) (Info, error) {
 	props := make(map[tpm2.TPMPT]uint32)
 	for _, first := range []tpm2.TPMPT{tpm2.TPMPTFamilyIndicator, tpm2.TPMPTPermanent} {
-		if err := o.properties(first, props); err != nil {
+		if err := properties(c, first, props); err != nil {
 			return Info{}, err
 		}
 	}
-	clock, err := o.Send([]byte("\x80\x01\x00\x00\x00\x0a\x00\x00\x01\x81")) // TPM2_ReadClock; in the library's way it adds 12 KB to the program
+	clock, err := c.Send([]byte("\x80\x01\x00\x00\x00\x0a\x00\x00\x01\x81")) // TPM2_ReadClock; in the library's way it adds 12 KB to the program
 	if err != nil || len(clock) != headerSize+25 {                           // TPMS_TIME_INFO (Part 2, 10.11.6)
-		return Info{}, cmp.Or(err, classify(ErrDamaged, "the chip does not tell its clock", nil))
+		return Info{}, cmp.Or(err, core.Classify(ErrDamaged, "the chip does not tell its clock", nil))
 	}
 	info := fromProperties(props)
 	info.ResetCount = binary.BigEndian.Uint32(clock[headerSize+16:])
 	info.RestartCount = binary.BigEndian.Uint32(clock[headerSize+20:])
 	info.ClockMs = binary.BigEndian.Uint64(clock[headerSize+8:])
-	info.ResourceManager = !o.t.alone
-	if info.Banks, err = o.banks(); err != nil {
+	if info.Banks, err = banks(c); err != nil {
 		return Info{}, err
 	}
 	info.SHA256Bank = slices.Contains(info.Banks, "sha256")
-	persistent, err := o.handles(persistentFirst, persistentLast)
+	persistent, err := c.Handles(0x81000000, 0x81ffffff)
 	for _, h := range persistent {
 		info.Persistent = append(info.Persistent, uint32(h))
 	}
@@ -106,10 +108,10 @@ func fromProperties(props map[tpm2.TPMPT]uint32) Info {
 }
 
 // properties adds one group (fixed or variable) to props.
-func (o *op) properties(first tpm2.TPMPT, props map[tpm2.TPMPT]uint32) error {
+func properties(c *Chip, first tpm2.TPMPT, props map[tpm2.TPMPT]uint32) error {
 	rsp, err := tpm2.GetCapability{
 		Capability: tpm2.TPMCapTPMProperties, Property: uint32(first), PropertyCount: 100,
-	}.Execute(o)
+	}.Execute(c)
 	if err != nil {
 		return err
 	}
@@ -124,8 +126,8 @@ func (o *op) properties(first tpm2.TPMPT, props map[tpm2.TPMPT]uint32) error {
 }
 
 // banks lists the hashes of the banks that have at least one PCR.
-func (o *op) banks() ([]string, error) {
-	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1}.Execute(o)
+func banks(c *Chip) ([]string, error) {
+	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapPCRs, PropertyCount: 1}.Execute(c)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,8 @@ import (
 	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 // Role says what a key may sign.
@@ -26,7 +28,7 @@ const (
 // Key is an ECDSA P-256 key that lives in the chip. Safe for concurrent use.
 type Key struct {
 	t      *TPM
-	obj    *object // the owner goroutine's, as closed is
+	obj    *core.Object // the owner goroutine's, as closed is; nil if it could not be loaded again
 	closed bool
 	role   Role
 	public *ecdsa.PublicKey
@@ -39,16 +41,16 @@ type Key struct {
 // chip and never counts towards a lockout (noDA). Nothing is stored: keep PEM.
 func (t *TPM) CreateKey(ctx context.Context, role Role) (*Key, error) {
 	var key *Key
-	err := t.do(ctx, "create TPM key", func(o *op) error {
-		parent, parentHandle, err := o.storage()
+	err := t.Do(ctx, "create TPM key", func(c *Chip) error {
+		parent, err := c.Storage()
 		if err != nil {
 			return err
 		}
-		obj, private, err := o.createLoaded(parent, signingTemplate(role))
+		obj, private, err := createLoaded(c, parent, signingTemplate(role))
 		if err != nil {
 			return err
 		}
-		key, err = o.newKey(obj, keyFile{parent: parentHandle, public: obj.public, private: private})
+		key, err = t.newKey(obj, keyFile{parent: tpm2.TPMHandle(parent.Place), public: obj.Public(), private: private})
 		return err
 	})
 	if err != nil {
@@ -59,54 +61,55 @@ func (t *TPM) CreateKey(ctx context.Context, role Role) (*Key, error) {
 
 // createLoaded uses TPM2_CreateLoaded, or Create and Load where a chip (older than
 // revision 1.38) lacks it.
-func (o *op) createLoaded(parent *object, template tpm2.TPMTPublic) (*object, tpm2.TPM2BPrivate, error) {
-	handle, err := o.use(parent)
-	if err != nil {
-		return nil, tpm2.TPM2BPrivate{}, err
-	}
+func createLoaded(c *Chip, parent StorageKey, template tpm2.TPMTPublic) (*core.Object, tpm2.TPM2BPrivate, error) {
 	var rsp *tpm2.CreateLoadedResponse
-	err = o.withRoom(func() (err error) {
-		rsp, err = tpm2.CreateLoaded{ParentHandle: password(handle), InPublic: tpm2.New2BTemplate(&template)}.Execute(o)
+	err := c.Room(func() (err error) {
+		rsp, err = tpm2.CreateLoaded{ParentHandle: password(parent.Handle), InPublic: tpm2.New2BTemplate(&template)}.Execute(c)
 		return err
 	})
 	if errors.Is(err, tpm2.TPMRCCommandCode) {
-		return o.createThenLoad(handle, template)
+		return createThenLoad(c, parent, template)
 	}
 	if err != nil {
 		return nil, tpm2.TPM2BPrivate{}, err
 	}
-	obj, err := o.adoptPublic(rsp.ObjectHandle, rsp.OutPublic, template)
+	obj, err := c.Keep(rsp.ObjectHandle, rsp.OutPublic, template)
 	return obj, rsp.OutPrivate, err
 }
 
-func (o *op) createThenLoad(parent tpm2.NamedHandle, template tpm2.TPMTPublic) (*object, tpm2.TPM2BPrivate, error) {
+func createThenLoad(c *Chip, parent StorageKey, template tpm2.TPMTPublic) (*core.Object, tpm2.TPM2BPrivate, error) {
 	var rsp *tpm2.CreateResponse
-	err := o.withRoom(func() (err error) {
-		rsp, err = tpm2.Create{ParentHandle: password(parent), InPublic: tpm2.New2B(template)}.Execute(o)
+	err := c.Room(func() (err error) {
+		rsp, err = tpm2.Create{ParentHandle: password(parent.Handle), InPublic: tpm2.New2B(template)}.Execute(c)
 		return err
 	})
 	if err != nil {
 		return nil, tpm2.TPM2BPrivate{}, err
 	}
-	obj, err := o.load(parent, rsp.OutPublic, rsp.OutPrivate, template)
+	obj, err := load(c, parent, rsp.OutPublic, rsp.OutPrivate, template)
 	return obj, rsp.OutPrivate, err
 }
 
-func (o *op) load(parent tpm2.NamedHandle, public tpm2.TPM2BPublic, private tpm2.TPM2BPrivate, template tpm2.TPMTPublic) (*object, error) {
+func load(c *Chip, parent StorageKey, public tpm2.TPM2BPublic, private tpm2.TPM2BPrivate, template tpm2.TPMTPublic) (*core.Object, error) {
 	var rsp *tpm2.LoadResponse
-	err := o.withRoom(func() (err error) {
-		rsp, err = tpm2.Load{ParentHandle: password(parent), InPublic: public, InPrivate: private}.Execute(o)
+	err := c.Room(func() (err error) {
+		rsp, err = tpm2.Load{ParentHandle: password(parent.Handle), InPublic: public, InPrivate: private}.Execute(c)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return o.adoptPublic(rsp.ObjectHandle, public, template)
+	return c.Keep(rsp.ObjectHandle, public, template)
+}
+
+// password authorises the use of an object that has an empty password.
+func password(h tpm2.NamedHandle) tpm2.AuthHandle {
+	return tpm2.AuthHandle{Handle: h.Handle, Name: h.Name, Auth: tpm2.PasswordAuth(nil)}
 }
 
 // newKey wraps a loaded object.
-func (o *op) newKey(obj *object, file keyFile) (*Key, error) {
-	role, public, err := signingKey(obj.public)
+func (t *TPM) newKey(obj *core.Object, file keyFile) (*Key, error) {
+	role, public, err := signingKey(file.public)
 	if err != nil {
 		return nil, err
 	}
@@ -115,15 +118,30 @@ func (o *op) newKey(obj *object, file keyFile) (*Key, error) {
 		return nil, err
 	}
 	return &Key{
-		t: o.t, obj: obj, role: role, public: public,
-		area: tpm2.Marshal(obj.public), name: obj.name.Buffer, pem: pem,
+		t: t, obj: obj, role: role, public: public,
+		area: tpm2.Marshal(file.public), name: obj.Name(), pem: pem,
 	}, nil
+}
+
+// use makes sure that the key is in the chip: one that the chip has forgotten is
+// loaded again.
+func (k *Key) use(c *Chip) (tpm2.NamedHandle, error) {
+	if (k.obj == nil || c.Gone(k.obj)) && !k.closed {
+		file, err := parseKeyFile(k.pem)
+		if err != nil {
+			return tpm2.NamedHandle{}, err
+		}
+		if k.obj, err = loadFile(c, file); err != nil {
+			return tpm2.NamedHandle{}, err
+		}
+	}
+	return c.Use(k.obj)
 }
 
 // signingKey checks that a public area is exactly that of an AK or operational key.
 func signingKey(area tpm2.TPMTPublic) (Role, *ecdsa.PublicKey, error) {
 	for _, role := range []Role{AK, Operational} {
-		if !sameTemplate(area, signingTemplate(role)) {
+		if !core.SameTemplate(area, signingTemplate(role)) {
 			continue
 		}
 		public, err := tpm2.Pub(area)
@@ -169,13 +187,13 @@ func (k *Key) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, 
 	ctx, cancel := context.WithTimeout(context.Background(), signTimeout)
 	defer cancel()
 	var signature []byte
-	err := k.t.do(ctx, "sign digest", func(o *op) error {
-		handle, err := o.useKey(k)
+	err := k.t.Do(ctx, "sign digest", func(c *Chip) error {
+		handle, err := k.use(c)
 		if err != nil {
 			return err
 		}
 		// Scheme TPM_ALG_NULL, and a TPMT_TK_HASHCHECK of the null hierarchy.
-		answer, err := o.direct(tpm2.TPMCCSign, append(sized(digest), 0, 0x10, 0x80, 0x24, 0x40, 0, 0, 7, 0, 0), handle)
+		answer, err := direct(c, tpm2.TPMCCSign, append(sized(digest), 0, 0x10, 0x80, 0x24, 0x40, 0, 0, 7, 0, 0), handle)
 		if err == nil {
 			signature, err = asn1Signature(answer)
 		}
@@ -205,9 +223,9 @@ func asn1Signature(answer []byte) ([]byte, error) {
 func (k *Key) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)
 	defer cancel()
-	return k.t.do(ctx, "close TPM key", func(o *op) error {
-		if !k.obj.gone {
-			o.drop(k.obj)
+	return k.t.Do(ctx, "close TPM key", func(c *Chip) error {
+		if k.obj != nil {
+			c.Drop(k.obj)
 		}
 		k.closed = true
 		return nil

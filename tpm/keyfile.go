@@ -11,6 +11,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 // keyFile is a TSS2 PRIVATE KEY file (draft-bottomley-tpm2-keys): what the chip
@@ -125,15 +127,15 @@ func checksum(data []byte) string {
 func (t *TPM) LoadKey(ctx context.Context, pem []byte) (*Key, error) {
 	file, err := parseKeyFile(pem)
 	if err != nil {
-		return nil, fmt.Errorf("load TPM key: %w", classify(ErrDamaged, "restore the file or enrol again", err))
+		return nil, fmt.Errorf("load TPM key: %w", core.Classify(ErrDamaged, "restore the file or enrol again", err))
 	}
 	var key *Key
-	err = t.do(ctx, "load TPM key", func(o *op) error {
-		obj, err := o.loadFile(file)
+	err = t.Do(ctx, "load TPM key", func(c *Chip) error {
+		obj, err := loadFile(c, file)
 		if err != nil {
 			return err
 		}
-		key, err = o.newKey(obj, file)
+		key, err = t.newKey(obj, file)
 		return err
 	})
 	if err != nil {
@@ -142,54 +144,29 @@ func (t *TPM) LoadKey(ctx context.Context, pem []byte) (*Key, error) {
 	return key, nil
 }
 
-func (o *op) loadFile(file keyFile) (*object, error) {
-	parents, err := o.parents(file.parent)
-	if err != nil {
-		return nil, err
+// loadFile tries the storage keys that may have wrapped the key.
+func loadFile(c *Chip, file keyFile) (*core.Object, error) {
+	if file.parent != core.HandleSRK && file.parent != tpm2.TPMRHOwner {
+		return nil, core.Classify(ErrDamaged, "only keys under the storage key are loaded",
+			fmt.Errorf("parent handle %#x", uint32(file.parent)))
 	}
-	for _, parent := range parents {
-		handle, err := o.use(parent)
+	for parent, err := range c.Parents(uint32(file.parent)) {
 		if err != nil {
 			return nil, err
 		}
-		obj, err := o.load(handle, tpm2.New2B(file.public), file.private, file.public)
+		obj, err := load(c, parent, tpm2.New2B(file.public), file.private, file.public)
 		switch {
 		case err == nil:
 			return obj, nil
 		case errors.Is(err, tpm2.TPMRCIntegrity):
 			continue // wrapped by another parent
 		case damagedBlob(err):
-			return nil, classify(ErrDamaged, "restore the file or enrol again", err)
+			return nil, core.Classify(ErrDamaged, "restore the file or enrol again", err)
 		default:
 			return nil, err
 		}
 	}
-	return nil, classify(ErrReplaced, "the TPM was cleared or exchanged, or the file is damaged: enrol again", nil)
-}
-
-// parents lists the storage keys that may have wrapped a file's key. If the
-// persistent one has gone, it may have been the owner's primary all the same.
-func (o *op) parents(named tpm2.TPMHandle) ([]*object, error) {
-	var list []*object
-	switch named {
-	case handleSRK:
-		obj, err := o.persistentSRK()
-		if err != nil {
-			return nil, err
-		}
-		if obj != nil {
-			list = append(list, obj)
-		}
-	case tpm2.TPMRHOwner:
-	default:
-		return nil, classify(ErrDamaged, "only keys under the storage key are loaded",
-			fmt.Errorf("parent handle %#x", uint32(named)))
-	}
-	obj, err := o.primary(tpm2.TPMRHOwner, srkTemplate())
-	if err != nil {
-		return nil, err
-	}
-	return append(list, obj), nil
+	return nil, core.Classify(ErrReplaced, "the TPM was cleared or exchanged, or the file is damaged: enrol again", nil)
 }
 
 // damagedBlob tells the answers of TPM2_Load to a public or private part that does

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 // selectPCRs makes a selection in the SHA-256 bank.
@@ -31,8 +33,8 @@ func (t *TPM) ReadPCRs(ctx context.Context, pcrs []int) (map[int][32]byte, error
 		return nil, fmt.Errorf("read PCRs: %w", err)
 	}
 	var values map[int][32]byte
-	err := t.do(ctx, "read PCRs", func(o *op) (err error) {
-		values, err = o.readPCRs(pcrs)
+	err := t.Do(ctx, "read PCRs", func(c *Chip) (err error) {
+		values, err = PCRs(c, pcrs)
 		return err
 	})
 	if err != nil {
@@ -41,7 +43,8 @@ func (t *TPM) ReadPCRs(ctx context.Context, pcrs []int) (map[int][32]byte, error
 	return values, nil
 }
 
-func (o *op) readPCRs(pcrs []int) (map[int][32]byte, error) {
+// PCRs is ReadPCRs within an operation.
+func PCRs(c *Chip, pcrs []int) (map[int][32]byte, error) {
 	values := make(map[int][32]byte, len(pcrs))
 	for {
 		var missing []int
@@ -54,23 +57,23 @@ func (o *op) readPCRs(pcrs []int) (map[int][32]byte, error) {
 			return values, nil
 		}
 		before := len(values)
-		if err := o.readSome(missing, values); err != nil {
+		if err := readSome(c, missing, values); err != nil {
 			return nil, err
 		}
 		if len(values) == before {
-			return nil, classify(ErrDamaged, "is the SHA-256 bank switched off in the firmware setup?",
+			return nil, core.Classify(ErrDamaged, "is the SHA-256 bank switched off in the firmware setup?",
 				fmt.Errorf("the chip gives no value for PCR %d", missing[0]))
 		}
 	}
 }
 
 // readSome adds those of the wanted values that one command gives.
-func (o *op) readSome(wanted []int, values map[int][32]byte) error {
+func readSome(c *Chip, wanted []int, values map[int][32]byte) error {
 	selection, err := selectPCRs(wanted)
 	if err != nil {
 		return err
 	}
-	rsp, err := tpm2.PCRRead{PCRSelectionIn: selection}.Execute(o)
+	rsp, err := tpm2.PCRRead{PCRSelectionIn: selection}.Execute(c)
 	if err != nil {
 		return err
 	}
@@ -98,13 +101,13 @@ func (t *TPM) Extend(ctx context.Context, pcr int, digest [32]byte) error {
 	if pcr < 0 || pcr > maxPCR {
 		return fmt.Errorf("extend PCR: no PCR %d", pcr)
 	}
-	return t.do(ctx, "extend PCR", func(o *op) error {
+	return t.Do(ctx, "extend PCR", func(c *Chip) error {
 		_, err := tpm2.PCRExtend{
 			PCRHandle: tpm2.AuthHandle{Handle: tpm2.TPMHandle(pcr), Auth: tpm2.PasswordAuth(nil)},
 			Digests: tpm2.TPMLDigestValues{Digests: []tpm2.TPMTHA{
 				{HashAlg: tpm2.TPMAlgSHA256, Digest: digest[:]},
 			}},
-		}.Execute(o)
+		}.Execute(c)
 		return err
 	})
 }

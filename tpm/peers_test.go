@@ -140,5 +140,3 @@ func TestToolsReadTheSameCertificate(t *testing.T) {
 		t.Fatal("another certificate")
 	}
 }
-
-func TestMain(m *testing.M) { tpmtest.Main(m) }

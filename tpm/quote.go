@@ -39,16 +39,16 @@ func (t *TPM) state(ctx context.Context, what string, code tpm2.TPMCC, qualifyin
 		return nil, nil, fmt.Errorf("%s: qualifying data of %d bytes, more than %d", what, len(qualifying), maxQualifying)
 	}
 	var a, s []byte
-	err = t.do(ctx, what, func(o *op) error {
+	err = t.Do(ctx, what, func(c *Chip) error {
 		handles := make([]tpm2.NamedHandle, len(keys))
 		for i, key := range keys {
 			var err error
-			if handles[i], err = o.useKey(key); err != nil {
+			if handles[i], err = key.use(c); err != nil {
 				return err
 			}
 		}
 		// Scheme TPM_ALG_NULL: the key's own.
-		answer, err := o.direct(code, append(append(sized(qualifying), 0, 0x10), more...), handles...)
+		answer, err := direct(c, code, append(append(sized(qualifying), 0, 0x10), more...), handles...)
 		if err == nil {
 			a, s, err = statement(answer)
 		}

@@ -1,10 +1,12 @@
 // Package evidence answers challenges: it gathers the boot logs, states the
-// claims and has the TPM quote both, with exactly one signature.
+// claims and has the TPM quote both, with exactly one signature. Without a TPM the
+// first key signs the claims, which say so.
 package evidence
 
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -20,10 +22,12 @@ import (
 	"github.com/gatewarden/gatewarden/tpm"
 )
 
-// Config of a Collector. All fields are required.
+// Config of a Collector. All fields are required; First in the place of TPM and AK
+// where there is no TPM.
 type Config struct {
 	TPM    *tpm.TPM
 	AK     *tpm.Key
+	First  crypto.Signer
 	Fleet  string
 	Device string
 	Claims func() attest.Claims // as they are now, but for Keys
@@ -45,7 +49,7 @@ type Collector struct {
 
 // New checks c.
 func New(c Config) (*Collector, error) {
-	if c.TPM == nil || c.AK == nil || c.Fleet == "" || c.Device == "" || c.Claims == nil || c.Logs == nil {
+	if (c.First == nil) != (c.TPM != nil && c.AK != nil) || c.Fleet == "" || c.Device == "" || c.Claims == nil || c.Logs == nil {
 		return nil, errors.New("evidence: incomplete configuration")
 	}
 	return &Collector{Config: c}, nil
@@ -64,12 +68,16 @@ func (c *Collector) Collect(ctx context.Context, challenge wire.Challenge, keys 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	stated := c.Claims()
-	stated.Keys = keys
+	stated.Keys, stated.SoftwareKeys = keys, c.First != nil
 	claims, err := json.Marshal(stated)
 	if err != nil {
 		return attest.Evidence{}, fmt.Errorf("encode claims: %w", err)
 	}
 	ev := attest.Evidence{Version: 1, Nonce: challenge.Nonce, Claims: claims}
+	if c.First != nil {
+		ev.Signature, err = c.First.Sign(nil, attest.SoftwareStatement(c.Fleet, c.Device, challenge.Nonce, claims), crypto.SHA256)
+		return ev, err
+	}
 	if err := c.quote(ctx, &ev, attest.QualifyingData(c.Fleet, c.Device, challenge.Nonce, claims)); err != nil {
 		return attest.Evidence{}, err
 	}

@@ -12,6 +12,8 @@ type Deps struct {
 	Services    string                                             // where programs say how they do: DefaultServices
 	Certificate func() (notBefore, notAfter time.Time, found bool) // of the certificate in use
 	Now         func() time.Time
+
+	SoftwareKeys bool // there is no TPM
 }
 
 // DefaultEFIVars is where Linux distributions mount efivarfs.
@@ -22,12 +24,16 @@ func All(d Deps) ([]Check, error) {
 	if d.StateFolder == "" || d.EFIVars == "" || d.Services == "" || d.Certificate == nil || d.Now == nil {
 		return nil, errors.New("health: incomplete dependencies")
 	}
-	return []Check{
+	checks := []Check{
 		certificate(d.Certificate, d.Now),
 		disk(d.StateFolder),
 		secureBoot(d.EFIVars),
 		services(d.Services),
 		timeSync(),
 		units(),
-	}, nil
+	}
+	if d.SoftwareKeys {
+		checks = append(checks, softwareKeys())
+	}
+	return checks, nil
 }

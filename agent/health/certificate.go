@@ -26,7 +26,7 @@ func judgeCertificate(notBefore, notAfter, now time.Time) (status, summary strin
 	case life <= 0:
 		return Unknown, "the certificate's dates make no sense"
 	case left <= 0:
-		return Critical, fmt.Sprintf("the certificate expired on %s; the agent recovers by proving its TPM again", until)
+		return Critical, fmt.Sprintf("the certificate expired on %s; the agent recovers by proving itself again", until)
 	case now.Before(notBefore):
 		return Warning, fmt.Sprintf("the certificate is valid from %s on only; is the clock right?", notBefore.UTC().Format("2006-01-02 15:04 UTC"))
 	case left < life/10:

@@ -73,10 +73,10 @@ func (i *Identity) countdown() age {
 	now, _ := i.cfg.Clock.Now()
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.adopted.IsZero() {
-		return age{wall: now, counted: time.Since(i.started)}
+	if i.adopted == 0 {
+		return age{wall: now, counted: i.cfg.Counted() - i.started}
 	}
-	return age{wall: now, counted: time.Since(i.adopted), fresh: true}
+	return age{wall: now, counted: i.cfg.Counted() - i.adopted, fresh: true}
 }
 
 // untilDue is the time to the next renewal, at most longestSleep.

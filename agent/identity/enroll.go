@@ -6,43 +6,24 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/gatewarden/gatewarden/internal/wire"
-	"github.com/gatewarden/gatewarden/tpm"
 )
 
-// enroll obtains a certificate by EK and AK alone: the first one, and every one
-// after the device lost what it had.
+// enroll obtains a certificate by what the device itself can prove: the first one,
+// and every one after the device lost what it had.
 func (i *Identity) enroll(ctx context.Context, why string) error {
-	ek, err := i.endorsementKey(ctx)
-	if err != nil {
-		return err
-	}
 	key, csr, proof, err := i.newKey(ctx)
 	if err != nil {
 		return err
 	}
-	ask := wire.EnrollRequest{
-		Version: 1, EKCertificate: ek.Certificate, EKChain: ek.Chain, EKPublic: ek.Public, AKPublic: i.ak.TPMPublic(),
-		CSR: csr, Key: proof, Model: i.cfg.Model, Hostname: i.cfg.Hostname, Software: i.cfg.Software, Token: i.token(),
-	}
-	var challenge wire.EnrollChallenge
-	if err := i.postJSON(ctx, request{client: i.anyone.http, path: wire.PathEnroll}, ask, &challenge); err != nil {
-		return i.tokenJudged(err)
-	}
-	if challenge.Device != i.Device() {
-		return fmt.Errorf("the fleet calls this device %s, it is %s: check trust/fleet.json", challenge.Device, i.Device())
-	}
-	secret, err := i.cfg.TPM.Activate(ctx, ek, i.ak, challenge.CredentialBlob, challenge.EncryptedSecret)
+	ticket, err := i.keys.introduce(ctx, csr, proof)
 	if err != nil {
-		return fmt.Errorf("activate credential: %w", err)
+		return err
 	}
-	ticket := request{client: i.anyone.http, user: challenge.Ticket, secret: hex.EncodeToString(secret)}
 	chain, err := i.collectCertificate(ctx, ticket, csr, keyHash(key))
 	if errors.Is(err, errNewToken) {
 		return i.enroll(ctx, why)
@@ -54,16 +35,12 @@ func (i *Identity) enroll(ctx context.Context, why string) error {
 	return i.adopt(ctx, key, chain, why)
 }
 
-func (i *Identity) endorsementKey(ctx context.Context) (*tpm.EK, error) {
-	if ek := i.chosen; ek != nil {
-		i.chosen = nil // a second enrolment reads it anew
-		return ek, nil
+// isUs checks which device the fleet takes this one for.
+func (i *Identity) isUs(device string) error {
+	if device != i.Device() {
+		return fmt.Errorf("the fleet calls this device %s, it is %s: check trust/fleet.json", device, i.Device())
 	}
-	ek, err := i.cfg.TPM.EK(ctx, i.ek.Kind)
-	if err != nil {
-		return nil, fmt.Errorf("read endorsement key: %w", err)
-	}
-	return ek, nil
+	return nil
 }
 
 // collectCertificate attests and asks for the certificate until an operator or
@@ -128,7 +105,7 @@ func (i *Identity) renew(ctx context.Context, why string) error {
 
 // newKey makes an operational key and proves where it lives. A key that a cut or
 // a failure left behind is used again.
-func (i *Identity) newKey(ctx context.Context) (key *tpm.Key, csr []byte, proof wire.KeyProof, err error) {
+func (i *Identity) newKey(ctx context.Context) (key Key, csr []byte, proof wire.KeyProof, err error) {
 	if i.unstarted == nil {
 		if i.unstarted, err = i.pendingKey(ctx); err != nil {
 			return nil, nil, wire.KeyProof{}, err
@@ -141,9 +118,7 @@ func (i *Identity) newKey(ctx context.Context) (key *tpm.Key, csr []byte, proof 
 	if err != nil {
 		return nil, nil, wire.KeyProof{}, fmt.Errorf("sign certificate request: %w", err)
 	}
-	proof.Public = key.TPMPublic()
-	proof.Certify, proof.Signature, err = i.cfg.TPM.Certify(ctx, i.ak, key, wire.CertifyQualifyingData(i.cfg.Fleet().Fleet, csr))
-	if err != nil {
+	if proof, err = i.keys.certify(ctx, key, csr); err != nil {
 		return nil, nil, wire.KeyProof{}, fmt.Errorf("certify operational key: %w", err)
 	}
 	i.Saw(proof.Certify)
@@ -151,13 +126,13 @@ func (i *Identity) newKey(ctx context.Context) (key *tpm.Key, csr []byte, proof 
 	return key, csr, proof, nil
 }
 
-func (i *Identity) pendingKey(ctx context.Context) (*tpm.Key, error) {
+func (i *Identity) pendingKey(ctx context.Context) (Key, error) {
 	if p, err := i.store.readPair(nextFile); err == nil && p.key != nil && len(p.chain) == 0 {
-		if key, err := i.cfg.TPM.LoadKey(ctx, p.key); err == nil {
+		if key, err := i.keys.load(ctx, p.key); err == nil {
 			return key, nil
 		}
 	}
-	key, err := i.cfg.TPM.CreateKey(ctx, tpm.Operational)
+	key, err := i.keys.create(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("create operational key: %w", err)
 	}
@@ -169,7 +144,7 @@ func (i *Identity) pendingKey(ctx context.Context) (*tpm.Key, error) {
 
 // adopt makes a new pair the one in use. next.pem holds the whole pair before the
 // handshake that proves it, so that a cut from here on loses nothing.
-func (i *Identity) adopt(ctx context.Context, key *tpm.Key, chain []*x509.Certificate, why string) error {
+func (i *Identity) adopt(ctx context.Context, key Key, chain []*x509.Certificate, why string) error {
 	c, err := i.credential(key, chain)
 	if err != nil {
 		return fmt.Errorf("check the issued certificate: %w", err)
@@ -194,9 +169,13 @@ func (i *Identity) promote(ctx context.Context) error {
 		i.cfg.Log.Warn("drop leftovers of a renewal", "error", err)
 	}
 	i.unproven = nil
+	select { // whoever kicked until now has this certificate as the answer
+	case <-i.kick:
+	default:
+	}
 	i.mu.Lock()
 	old := i.current
-	i.current, i.adopted = c, time.Now()
+	i.current, i.adopted = c, i.cfg.Counted()
 	i.mu.Unlock()
 	i.cfg.Changed(*c)
 	if old != nil && old != c {
@@ -207,7 +186,7 @@ func (i *Identity) promote(ctx context.Context) error {
 }
 
 // notStored is no reason to stay without a certificate: a full disk must not shut
-// a device out. After a restart it recovers by EK and AK.
+// a device out. After a restart it proves itself again.
 func (i *Identity) notStored(what string, err error) {
 	i.cfg.Log.Error("store "+what, "error", err)
 	i.cfg.Event("identity.not-stored", "the "+what+" could not be stored and is lost at a restart: "+err.Error())
@@ -223,7 +202,7 @@ func (i *Identity) giveUp() {
 
 // retire unloads the key before last: the last one may still be signing in a
 // handshake or receipt that began before the change.
-func (i *Identity) retire(key *tpm.Key) {
+func (i *Identity) retire(key Key) {
 	if i.retired != nil {
 		i.unload(i.retired)
 	}
@@ -251,6 +230,9 @@ func (i *Identity) answer(ctx context.Context, r request, challenge wire.Challen
 	var verdict wire.Verdict
 	if err := i.postJSON(ctx, r, ev, &verdict); err != nil {
 		return fmt.Errorf("send evidence: %w", err)
+	}
+	if verdict.Version != 1 || verdict.Device != i.Device() {
+		return fmt.Errorf("send evidence: the answer is no verdict of version 1 on %s", i.Device())
 	}
 	i.verdict = verdict
 	i.cfg.Verdict(verdict)

@@ -122,14 +122,14 @@ func (r request) judge(resp *http.Response, body []byte) ([]byte, error) {
 	case resp.StatusCode == http.StatusAccepted:
 		wait := &pending{after: retryAfter(resp.Header.Get("Retry-After"))}
 		if est.SameType(kind, "application/json") {
-			if err := strictjson.Unmarshal(body, &wait.challenge); err != nil {
+			if err := strictjson.Inform(body, &wait.challenge); err != nil {
 				return nil, fmt.Errorf("read challenge: %w", err)
 			}
 		}
 		return nil, wait
 	case est.SameType(kind, "application/problem+json"):
 		var p wire.Problem
-		if err := strictjson.Unmarshal(body, &p); err != nil {
+		if err := strictjson.Inform(body, &p); err != nil {
 			return nil, fmt.Errorf("read the fleet's refusal: %w", err)
 		}
 		p.Status = resp.StatusCode
@@ -158,7 +158,7 @@ func (i *Identity) postJSON(ctx context.Context, r request, body, answer any) er
 	if err != nil {
 		return err
 	}
-	if err := strictjson.Unmarshal(got, answer); err != nil {
+	if err := strictjson.Inform(got, answer); err != nil {
 		return fmt.Errorf("read the fleet's answer: %w", err)
 	}
 	return nil

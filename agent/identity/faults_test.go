@@ -39,7 +39,7 @@ func TestAnswerThatSaysWaitIsObeyedWithinBounds(t *testing.T) {
 // A server that answers "accepted, ask at once" for ever is asked ever more seldom.
 func TestEndlessAcceptedIsNoEndlessLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		i := &Identity{newToken: make(chan struct{}, 1)}
+		i := &Identity{cfg: Config{After: time.After}, newToken: make(chan struct{}, 1)}
 		start := time.Now()
 		for asked := range 100 {
 			if err := i.awaitApproval(t.Context(), max(minRetryAfter, patience(asked))); err != nil {
@@ -188,9 +188,10 @@ func TestDiskFullAtEachWriteStrandsNobody(t *testing.T) {
 	}
 }
 
-// Power goes at each durable step of a first enrolment, that of New included; at each
-// third where tests have to be quick.
-func TestPowerCutInTheFirstEnrolmentNeverStrands(t *testing.T) {
+// firstEnrolments tries first enrolments with one fault each, at each third durable
+// step where tests have to be quick. fault makes the nth step fail in a fresh folder
+// and reports whether there was one; then the device must come in.
+func firstEnrolments(t *testing.T, fault func(g *gateway, n int) (reached bool)) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	g := w.gateway()
@@ -212,25 +213,53 @@ func TestPowerCutInTheFirstEnrolmentNeverStrands(t *testing.T) {
 	if os.Getenv("GATEWARDEN_LONG") != "" {
 		stride = 1
 	}
-	for cut := 1; ; cut += stride {
-		if cut%10 == 0 { // the limit of enrolments from one address begins anew
+	for n := 1; ; n += stride {
+		if n%10 == 0 { // the limit of enrolments from one address begins anew
 			w.stop()
 			w.serve()
 		}
-		g.dir = filepath.Join(filepath.Dir(g.dir), strings.Repeat("n", cut))
-		reached := g.cutFirst(cut)
+		g.dir = filepath.Join(filepath.Dir(g.dir), strings.Repeat("n", n))
+		reached := fault(g, n)
 		i := g.start()
 		g.step(i, "")
 		if serial(i) == "" || i.Device() != id.Load() || i.prove(t.Context(), i.current) != nil {
-			t.Fatalf("after a cut at step %d the device is %s with certificate %q", cut, i.Device(), serial(i))
+			t.Fatalf("after a fault at step %d the device is %s with certificate %q", n, i.Device(), serial(i))
 		}
 		if !reached {
-			if cut < 25 {
-				t.Errorf("only %d durable steps were seen", cut-1)
+			if n < 25 {
+				t.Errorf("only %d durable steps were seen", n-1)
 			}
 			return
 		}
 	}
+}
+
+// Power goes at each durable step, those of New included.
+func TestPowerCutInTheFirstEnrolmentNeverStrands(t *testing.T) {
+	firstEnrolments(t, (*gateway).cutFirst)
+}
+
+// There is no room for one write. Without the choice of endorsement key and the
+// attestation key on the disk the agent does not go on: it says so.
+func TestDiskFullInTheFirstEnrolmentStrandsNobody(t *testing.T) {
+	firstEnrolments(t, func(g *gateway, n int) (reached bool) {
+		count := 0
+		g.fs.Hook = func(string, string) error {
+			if count++; count == n {
+				reached = true
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+		defer func() { g.fs.Hook = nil }()
+		i, err := g.tryStart()
+		if err == nil {
+			g.step(i, "")
+		} else if !errors.Is(err, syscall.ENOSPC) {
+			g.Error(err)
+		}
+		return reached
+	})
 }
 
 // cutFirst ends a first start at the nth durable operation, and reports whether

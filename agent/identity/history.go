@@ -58,10 +58,7 @@ func (i *Identity) remember(leaf *x509.Certificate, why string) {
 	r := Record{
 		Serial: leaf.SerialNumber.Text(16), Identity: leaf.Subject.CommonName, Issuer: leaf.Issuer.CommonName,
 		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Obtained: now.UTC().Truncate(time.Second),
-		Why: why, Gate: i.verdict.Gate, Grade: i.verdict.Grade, TPMClock: i.certified,
-	}
-	if len(i.verdict.Explanation) > 0 {
-		r.Reason = i.verdict.Explanation[0]
+		Why: why, Gate: i.verdict.Gate, Grade: i.verdict.Grade, Reason: i.verdict.Summary(), TPMClock: i.certified,
 	}
 	i.mu.Lock()
 	i.records = append([]Record{r}, i.records...)

@@ -2,11 +2,9 @@ package identity
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -40,27 +38,6 @@ func TestHistorySaysWhichLifeTheDeviceGotAndWhy(t *testing.T) {
 	}
 }
 
-// setClock moves the TPM's clock (TPM2_ClockSet, TPM 2.0 Part 3, 29.2).
-func (g *gateway) setClock(ms uint64) {
-	g.Helper()
-	conn, err := net.Dial("unix", g.power.Socket)
-	g.must(err)
-	defer conn.Close()
-	command := binary.BigEndian.AppendUint64([]byte{
-		0x80, 0x02, 0, 0, 0, 39, 0, 0, 0x01, 0x28, 0x40, 0, 0, 1, // by the owner,
-		0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, // who has no password
-	}[:27], ms)
-	binary.BigEndian.PutUint32(command[2:], uint32(len(command)))
-	_, err = conn.Write(command)
-	g.must(err)
-	response := make([]byte, 100)
-	n, err := conn.Read(response)
-	g.must(err)
-	if n < 10 || binary.BigEndian.Uint32(response[6:]) != 0 {
-		g.Fatalf("set the TPM's clock: %x", response[:n])
-	}
-}
-
 func TestTPMsClockRenewsWhereTheMachinesClockStands(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
@@ -72,7 +49,7 @@ func TestTPMsClockRenewsWhereTheMachinesClockStands(t *testing.T) {
 	if serial(i) != old {
 		t.Fatal("renewed without need")
 	}
-	g.setClock(i.Record().TPMClock + uint64((5 * 24 * time.Hour).Milliseconds()))
+	w.must(g.power.SetClock(i.Record().TPMClock + uint64((5 * 24 * time.Hour).Milliseconds())))
 	i = g.start()
 	ev, err := i.cfg.Collect(t.Context(), wire.Challenge{Nonce: make([]byte, wire.NonceSize)}, i.Keys()...)
 	w.must(err)

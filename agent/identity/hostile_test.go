@@ -114,7 +114,7 @@ func TestAnswerThatIsNotTheFleetsIsNotBelieved(t *testing.T) {
 		"captive portal that says JSON": {func(rw http.ResponseWriter, _ *http.Request) {
 			rw.Header().Set("Content-Type", "application/json")
 			io.WriteString(rw, `{"login":"http://portal/"}`)
-		}, "login"},
+		}, "nonce of 0 bytes"},
 		"redirect": {func(rw http.ResponseWriter, r *http.Request) {
 			http.Redirect(rw, r, target, http.StatusTemporaryRedirect)
 		}, "307"},

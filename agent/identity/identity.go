@@ -4,11 +4,12 @@
 //
 // Its promise: the device is never without a way back. A new pair is proven in a
 // full handshake before the old one is dropped, every step survives a power cut,
-// and whatever was lost but the TPM itself is made again from the TPM.
+// and whatever was lost but the TPM itself is made again from the TPM. Where there
+// is no TPM, and the owner allows that, a first key in a file stands for it; a device
+// that had a TPM never goes on without one.
 package identity
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -28,11 +29,12 @@ import (
 	"github.com/gatewarden/gatewarden/tpm"
 )
 
-// Config of an Identity. All fields but Token and Hostname are required.
+// Config of an Identity. All fields but TPM, Token, Hostname, Counted and After are
+// required.
 type Config struct {
 	Dir      string // identity/ in the state folder
 	FS       *fsx.FS
-	TPM      *tpm.TPM
+	TPM      *tpm.TPM             // nil: there is none, and keys lie in files
 	Fleet    func() *policy.Fleet // the pinned trust/fleet.json
 	Clock    Clock
 	Model    string
@@ -48,6 +50,10 @@ type Config struct {
 	// Event records what an operator should learn of.
 	Event func(name, text string)
 	Log   *slog.Logger
+
+	// The process's own clock, which nobody sets; nil: the system's.
+	Counted func() time.Duration                 // since any moment before
+	After   func(time.Duration) <-chan time.Time // as time.After
 }
 
 // Clock tells the time and whether it may be believed (agent/clock).
@@ -60,18 +66,15 @@ type Clock interface {
 type Identity struct {
 	cfg     Config
 	store   store
-	ek      ekRecord
-	newAK   bool    // the fleet has not seen this AK yet
-	chosen  *tpm.EK // read by New for the choice, so that enrolling need not read it again; else nil
-	ak      *tpm.Key
+	keys    keys
 	kick    chan string
 	anyone  *anonymous
-	started time.Time
+	started time.Duration // by cfg.Counted
 
 	exchange  chan struct{} // holds a token: one exchange with the fleet at a time
-	retired   *tpm.Key      // the key before current; under exchange
+	retired   Key           // the key before current; under exchange
 	unproven  *Credential   // what a cut kept from being put into use; under exchange
-	unstarted *tpm.Key      // the key in nextFile that has no certificate yet; under exchange
+	unstarted Key           // the key in nextFile that has no certificate yet; under exchange
 	certified uint64        // TPM's clock when that key was certified; under exchange
 	verdict   wire.Verdict  // the last one that an exchange here brought; under exchange
 	spent     bool          // the configured token is of no more use; under exchange
@@ -80,15 +83,34 @@ type Identity struct {
 	seen    atomic.Uint64 // TPM's clock when it signed last
 	mu      sync.Mutex
 	current *Credential
-	adopted time.Time // when current came into use, by the process's own clock; zero if it was loaded
-	records []Record  // the newest first; replaced, never changed
-	phase   string    // what Run is doing, for people
-	last    error     // of the last exchange
+	adopted time.Duration // when current came into use, by cfg.Counted; 0 if it was loaded
+	records []Record      // the newest first; replaced, never changed
+	phase   string        // what Run is doing, for people
+	last    error         // of the last exchange
+}
+
+// Key is an operational key, in the TPM or in software.
+type Key interface {
+	crypto.Signer
+	PEM() []byte // as it is stored
+	Close() error
+}
+
+// keys is where a device's keys are made and live, and what it proves itself by.
+type keys interface {
+	name() []byte // what the device id derives from
+	by() string   // what it proves itself by, for people
+	create(ctx context.Context) (Key, error)
+	load(ctx context.Context, pem []byte) (Key, error)
+	// certify vouches for the key of a CSR.
+	certify(ctx context.Context, key Key, csr []byte) (wire.KeyProof, error)
+	// introduce opens an enrolment or a recovery, and proves the device itself.
+	introduce(ctx context.Context, csr []byte, proof wire.KeyProof) (ticket request, err error)
 }
 
 // Credential is an operational key with its certificate. It does not change.
 type Credential struct {
-	Key      *tpm.Key
+	Key      Key
 	Chain    []*x509.Certificate // leaf first
 	Identity string              // subject of the leaf: a device or quarantine id
 	tls      *clientTLS
@@ -111,7 +133,7 @@ func SPKI(cert *x509.Certificate) string {
 
 // keyHash is the SPKI hash of a key that has no certificate yet; "" if it has no
 // such form, which no verifier accepts.
-func keyHash(key *tpm.Key) string {
+func keyHash(key Key) string {
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		return ""
@@ -120,38 +142,72 @@ func keyHash(key *tpm.Key) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// New loads what Dir holds and makes what is missing in the TPM: the choice of
-// endorsement key and the attestation key. It does not touch the network.
+// New loads what Dir holds and makes what is missing: the choice of endorsement key
+// and the attestation key in the TPM, or the first key. It does not touch the network.
 func New(ctx context.Context, c Config) (*Identity, error) {
-	if c.Dir == "" || c.FS == nil || c.TPM == nil || c.Fleet == nil || c.Clock == nil || c.Model == "" || c.Software == "" ||
+	if c.Dir == "" || c.FS == nil || c.Fleet == nil || c.Clock == nil || c.Model == "" || c.Software == "" ||
 		c.Collect == nil || c.Verdict == nil || c.Changed == nil || c.Event == nil || c.Log == nil {
 		return nil, errors.New("identity: incomplete configuration")
 	}
-	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), newToken: make(chan struct{}, 1), phase: "starting", started: time.Now()}
+	if c.Counted == nil {
+		began := time.Now()
+		c.Counted = func() time.Duration { return time.Since(began) }
+	}
+	if c.After == nil {
+		c.After = time.After
+	}
+	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir, private: c.TPM == nil}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), newToken: make(chan struct{}, 1), phase: "starting", started: c.Counted()}
 	if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make identity folder: %w", err)
 	}
-	if err := i.loadEK(ctx); err != nil {
-		return nil, err
-	}
-	if err := i.loadAK(ctx); err != nil {
+	newAK, err := i.openKeys(ctx)
+	if err != nil {
 		return nil, err
 	}
 	i.anyone = newAnonymous(c.Fleet, c.Clock)
 	i.records = i.store.readHistory()
 	i.loadCredential(ctx)
 	i.recallCredential()
-	if _, ok := i.Current(); ok && i.newAK {
+	if _, ok := i.Current(); ok && newAK {
 		i.Kick("the attestation key is a new one")
 	}
 	return i, nil
 }
 
-// Device is the device id: it depends on fleet and EK alone.
-func (i *Identity) Device() string { return wire.DeviceID(i.cfg.Fleet().Fleet, i.ek.Name) }
+// openKeys says whether there is an AK that the fleet has not seen yet.
+func (i *Identity) openKeys(ctx context.Context) (newAK bool, err error) {
+	if i.cfg.TPM == nil {
+		f := &files{id: i}
+		i.keys = f
+		return false, f.open()
+	}
+	c := &chip{id: i}
+	i.keys = c
+	if err := c.loadEK(ctx); err != nil {
+		return false, err
+	}
+	err = c.loadAK(ctx)
+	return c.newAK, err
+}
 
-// AK is the attestation key.
-func (i *Identity) AK() *tpm.Key { return i.ak }
+// Device is the device id: it depends on the fleet and on EK or first key alone.
+func (i *Identity) Device() string { return wire.DeviceID(i.cfg.Fleet().Fleet, i.keys.name()) }
+
+// AK is the attestation key, nil without a TPM.
+func (i *Identity) AK() *tpm.Key {
+	if c, ok := i.keys.(*chip); ok {
+		return c.ak
+	}
+	return nil
+}
+
+// First is the first key of a device without a TPM, else nil.
+func (i *Identity) First() crypto.Signer {
+	if f, ok := i.keys.(*files); ok {
+		return f.first
+	}
+	return nil
+}
 
 // Current returns the credential in use; ok is false while there is none.
 func (i *Identity) Current() (c Credential, ok bool) {
@@ -202,67 +258,6 @@ func (i *Identity) SignPayload(payload []byte) (wire.Receipt, error) {
 	return wire.Receipt{Payload: payload, Serial: c.Serial(), Signature: signature}, nil
 }
 
-// loadEK uses the recorded choice of endorsement key, or makes and records it.
-func (i *Identity) loadEK(ctx context.Context) error {
-	found, err := i.store.readEK()
-	if err != nil {
-		return err
-	}
-	if found != nil {
-		i.ek = *found
-		return nil
-	}
-	ek, err := i.cfg.TPM.EK(ctx, "")
-	if err != nil {
-		return fmt.Errorf("find endorsement key: %w", err)
-	}
-	i.ek, i.chosen = ekRecord{Version: 1, Kind: ek.Kind, Name: ek.Name}, ek
-	return i.store.writeEK(i.ek)
-}
-
-// checkEK tells a TPM that was exchanged from one that was cleared. With another chip
-// this is another device, which its fleet does not know yet.
-func (i *Identity) checkEK(ctx context.Context) error {
-	ek, err := i.cfg.TPM.EK(ctx, "")
-	if err != nil {
-		return fmt.Errorf("find endorsement key: %w", err)
-	}
-	if ek.Kind == i.ek.Kind && bytes.Equal(ek.Name, i.ek.Name) {
-		return nil
-	}
-	before := i.Device()
-	i.ek, i.chosen = ekRecord{Version: 1, Kind: ek.Kind, Name: ek.Name}, ek
-	i.cfg.Event("identity.tpm-exchanged", "the TPM of "+before+" is not in this machine any more; it enrols as "+i.Device())
-	return i.store.writeEK(i.ek)
-}
-
-// loadAK loads the attestation key. One that is lost, damaged or of a TPM that was
-// cleared is made anew: the fleet then asks an operator.
-func (i *Identity) loadAK(ctx context.Context) error {
-	pem, err := i.store.readAK()
-	if err == nil && pem != nil {
-		if i.ak, err = i.cfg.TPM.LoadKey(ctx, pem); err == nil {
-			return nil
-		}
-	}
-	if err != nil {
-		if !errors.Is(err, tpm.ErrDamaged) && !errors.Is(err, tpm.ErrReplaced) && !errors.Is(err, fsx.ErrDamaged) {
-			return fmt.Errorf("load attestation key: %w", err)
-		}
-		if errors.Is(err, tpm.ErrReplaced) {
-			if err := i.checkEK(ctx); err != nil {
-				return err
-			}
-		}
-		i.cfg.Event("identity.ak-lost", "the attestation key can't be used any more and is made anew: "+err.Error())
-	}
-	if i.ak, err = i.cfg.TPM.CreateKey(ctx, tpm.AK); err != nil {
-		return fmt.Errorf("create attestation key: %w", err)
-	}
-	i.newAK = true
-	return i.store.writeAK(i.ak.PEM())
-}
-
 // loadCredential loads what is in use, and what a cut kept from being put into
 // use. What can't be loaded is recovered through the fleet, so it is an event and
 // no error.
@@ -290,7 +285,7 @@ func (i *Identity) loadPair(ctx context.Context, name string) *Credential {
 		}
 		return nil
 	}
-	key, err := i.cfg.TPM.LoadKey(ctx, found.key)
+	key, err := i.keys.load(ctx, found.key)
 	if err != nil {
 		i.cfg.Event("identity.credential-lost", "the operational key can't be loaded: "+err.Error())
 		return nil
@@ -305,7 +300,7 @@ func (i *Identity) loadPair(ctx context.Context, name string) *Credential {
 }
 
 // unload takes a key out of the TPM. One that stays costs a slot until restart.
-func (i *Identity) unload(key *tpm.Key) {
+func (i *Identity) unload(key Key) {
 	if err := key.Close(); err != nil {
 		i.cfg.Log.Warn("unload key", "error", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"crypto"
 	"crypto/x509"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -84,6 +86,18 @@ func TestRenewalReplacesKeyAndCertificate(t *testing.T) {
 	w.must(i.Rotate(t.Context()))
 	if again := g.start(); serial(again) != serial(i) {
 		t.Error("a restart does not find the newest credential")
+	}
+}
+
+// The broker refuses the old certificate until the new one is in use: that is no
+// reason to renew the new one.
+func TestKickBeforeTheNewCertificateIsAnsweredByIt(t *testing.T) {
+	t.Parallel()
+	g, i := newWorld(t, nil).enrolled()
+	i.Kick("the broker refuses this identity")
+	g.step(i, "the certificate has expired")
+	if len(i.kick) != 0 {
+		t.Errorf("another certificate is wanted because %s", <-i.kick)
 	}
 }
 
@@ -286,5 +300,32 @@ func TestCertificateThatFailsItsHandshakeReplacesNothing(t *testing.T) {
 	g.step(i, "test")
 	if serial(i) == old || serial(i) == "" {
 		t.Errorf("afterwards the credential is %q", serial(i))
+	}
+}
+
+// A ticket resumes the identity that it was issued to: none is kept across a renewal.
+func TestTicketsEndWithTheirCertificate(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	_, i := w.enrolled()
+	resumed := func() bool {
+		config, _, err := i.TLS()
+		w.must(err)
+		client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+		resp, err := client.Get(w.settings.Public.API[0] + wire.PathCACerts)
+		w.must(err)
+		defer resp.Body.Close()
+		_, err = io.Copy(io.Discard, resp.Body)
+		w.must(err)
+		return resp.TLS.DidResume
+	}
+	for range 2 {
+		if resumed() {
+			t.Error("the first connection of a certificate resumes another's")
+		}
+		if !resumed() {
+			t.Error("the second connection does not resume: this proves little")
+		}
+		w.must(i.Rotate(t.Context()))
 	}
 }

@@ -108,7 +108,9 @@ func TestOnlyARefusedIdentityIsRecoveredByEKAndAK(t *testing.T) {
 }
 
 // sleeper is an Identity of which only the pace is used.
-func sleeper() *Identity { return &Identity{kick: make(chan string, 1)} }
+func sleeper() *Identity {
+	return &Identity{cfg: Config{After: time.After}, kick: make(chan string, 1)}
+}
 
 func TestKickStormMakesOneExchangePerGap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

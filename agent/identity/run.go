@@ -46,11 +46,8 @@ func (i *Identity) Run(ctx context.Context) error {
 // never come faster than kickGap, and after a failure they only say why: whoever
 // kicks must not outrun the backoff.
 func (i *Identity) sleep(ctx context.Context, wait time.Duration, why string, failed bool) (string, error) {
-	over, gap := time.NewTimer(wait), time.NewTimer(kickGap)
-	defer over.Stop()
-	defer gap.Stop()
+	over, pace := i.cfg.After(wait), i.cfg.After(kickGap)
 	kick, kicked := i.kick, false
-	pace := gap.C
 	if failed {
 		pace = nil
 	}
@@ -68,7 +65,7 @@ func (i *Identity) sleep(ctx context.Context, wait time.Duration, why string, fa
 			if kicked {
 				return why, nil
 			}
-		case <-over.C:
+		case <-over:
 			return why, nil
 		}
 	}
@@ -133,10 +130,10 @@ func (i *Identity) step(ctx context.Context, why string) (time.Duration, error) 
 	if !mustRecover(err, now.After(current.Leaf().NotAfter)) {
 		return 0, err
 	}
-	i.cfg.Log.Info("renewal did not work, recovering by EK and AK", "error", err)
+	i.cfg.Log.Info("renewal did not work, recovering", "by", i.keys.by(), "error", err)
 	i.setPhase("recovering")
-	if recovery := i.enroll(ctx, why+"; recovered by EK and AK"); recovery != nil {
-		return 0, fmt.Errorf("recover by EK and AK, because the renewal did not work (%v): %w", err, recovery)
+	if recovery := i.enroll(ctx, why+"; recovered by "+i.keys.by()); recovery != nil {
+		return 0, fmt.Errorf("recover by %s, because the renewal did not work (%v): %w", i.keys.by(), err, recovery)
 	}
 	return i.untilDue(), nil
 }

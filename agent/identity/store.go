@@ -29,8 +29,9 @@ const (
 )
 
 type store struct {
-	fs  *fsx.FS
-	dir string
+	fs      *fsx.FS
+	dir     string
+	private bool // keys are in the clear: their files are nobody else's
 }
 
 // ekRecord fixes the choice of endorsement key for the enrolment's life.
@@ -50,7 +51,7 @@ func (r ekRecord) sum() []byte {
 
 // pair is the content of currentFile or nextFile.
 type pair struct {
-	key   []byte // as tpm.Key.PEM made it
+	key   []byte // as Key.PEM made it
 	chain []*x509.Certificate
 }
 
@@ -87,9 +88,21 @@ func (s store) readAK() ([]byte, error) {
 
 func (s store) writeAK(data []byte) error { return s.fs.WriteFile(s.path(akFile), data, 0o600) }
 
+// readKey reads a file with a key in it.
+func (s store) readKey(name string, limit int64) ([]byte, error) {
+	if s.private {
+		for _, path := range []string{s.dir, s.path(name)} {
+			if err := checkPrivate(path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return s.fs.ReadFile(s.path(name), limit)
+}
+
 // readPair returns an empty pair if there is no such file.
 func (s store) readPair(name string) (pair, error) {
-	data, err := s.fs.ReadFile(s.path(name), maxPairFile)
+	data, err := s.readKey(name, maxPairFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return pair{}, nil
 	}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
-	"github.com/gatewarden/gatewarden/tpm"
 )
 
 // clientTLS are the connections made with one credential. Its session caches go
@@ -34,7 +33,7 @@ func newAnonymous(fleet func() *policy.Fleet, clock Clock) *anonymous {
 }
 
 // credential checks that key and chain belong together and to this device.
-func (i *Identity) credential(key *tpm.Key, chain []*x509.Certificate) (*Credential, error) {
+func (i *Identity) credential(key Key, chain []*x509.Certificate) (*Credential, error) {
 	leaf := chain[0]
 	public, ok := leaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok || !public.Equal(key.Public()) {

@@ -92,14 +92,12 @@ func patience(asked int) time.Duration { return min(minRetryAfter<<min(asked, 10
 
 // awaitApproval waits until it is time to ask again.
 func (i *Identity) awaitApproval(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-i.newToken:
 		return errNewToken
-	case <-timer.C:
+	case <-i.cfg.After(d):
 		return nil
 	}
 }

@@ -59,6 +59,7 @@ func newWorld(t *testing.T, change func(*fleet.Settings)) *world {
 	w.must(fleet.Init(s, time.Now()))
 	w.must(os.WriteFile(s.Policy, w.json(attest.Policy{
 		Version: 1, Issued: time.Now().UTC(), Fleet: fleetID, Releases: []attest.Release{measured().Release("lab", "1")},
+		Rules: map[string]attest.Severity{"software-keys": attest.Degrade},
 	}), 0o600))
 	w.serve()
 	return w
@@ -165,7 +166,7 @@ func (c *fakeClock) Floor() time.Time { return c.floor }
 // gateway is one machine with a TPM of its own.
 type gateway struct {
 	*world
-	power *tpmtest.Power
+	power *tpmtest.Power // nil: it has none
 	dir   string
 	log   string // path of the event log
 	fs    *fsx.FS
@@ -225,11 +226,14 @@ func (g *gateway) tryStart() (*Identity, error) {
 	g.Helper()
 	if g.tpm != nil {
 		g.must(g.tpm.Close())
+		g.tpm = nil
 	}
-	var err error
-	g.tpm, err = tpm.Open(g.Context(), "unix:"+g.power.Socket)
-	g.must(err)
-	g.Cleanup(func() { g.tpm.Close() })
+	if g.power != nil {
+		chip, err := tpm.Open(g.Context(), "unix:"+g.power.Socket)
+		g.must(err)
+		g.tpm = chip
+		g.Cleanup(func() { chip.Close() })
+	}
 	var collector *evidence.Collector
 	i, err := New(g.Context(), Config{
 		Dir: g.dir, FS: g.fs, TPM: g.tpm, Fleet: func() *policy.Fleet { return g.fleet }, Clock: g.clock,
@@ -246,7 +250,7 @@ func (g *gateway) tryStart() (*Identity, error) {
 		return nil, err
 	}
 	collector, err = evidence.New(evidence.Config{
-		TPM: g.tpm, AK: i.AK(), Fleet: fleetID, Device: i.Device(),
+		TPM: g.tpm, AK: i.AK(), First: i.First(), Fleet: fleetID, Device: i.Device(),
 		Claims: func() attest.Claims { return attest.Claims{Version: 1, Software: "1.0"} },
 		Logs: func(context.Context) (*os.File, *os.File, error) {
 			f, err := os.Open(g.log)
@@ -280,12 +284,18 @@ func (g *gateway) approve(id string) {
 func (w *world) enrolled() (*gateway, *Identity) {
 	w.Helper()
 	g := w.gateway()
-	i := g.start()
+	return g, g.enrol()
+}
+
+// enrol starts and is let in.
+func (g *gateway) enrol() *Identity {
+	g.Helper()
+	i, w := g.start(), g.world
 	done := make(chan error, 1)
 	go func() { _, err := i.step(w.Context(), ""); done <- err }()
 	g.approve(i.Device())
 	w.must(<-done)
-	return g, i
+	return i
 }
 
 // step does what is due; why asks for a renewal.
@@ -314,5 +324,5 @@ func until(t *testing.T, what string, condition func() bool) {
 }
 
 func approval(acceptEK bool) operator.Decision {
-	return operator.Decision{By: "olga", AcceptEK: acceptEK}
+	return operator.Decision{By: "olga", AcceptEK: acceptEK, AcceptSoftware: acceptEK}
 }

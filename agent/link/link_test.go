@@ -93,6 +93,39 @@ func TestRetainedAndForeignMessagesAreIgnored(t *testing.T) {
 	}
 }
 
+// TestNewerFleetMaySayMoreInWhatItSigns: in the message and around it. What is signed
+// stays as it came.
+func TestNewerFleetMaySayMoreInWhatItSigns(t *testing.T) {
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLink(t, func(c *Config) { c.Keys = func() []ed25519.PublicKey { return []ed25519.PublicKey{public} } })
+	acks := newAckBox()
+	for kind, payload := range map[wire.Kind]string{
+		wire.KindAck:     `{"of_a_later_release":1,"stream":"s","up_to":7}`,
+		wire.KindVerdict: `{"of_a_later_release":1,"v":1}`,
+	} {
+		topic := wire.DownTopic(identity, kind)
+		signed, err := json.Marshal(wire.Signed{Payload: []byte(payload), Signature: ed25519.Sign(key, wire.SignedBytes(topic, []byte(payload)))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.receive(identity, mqttconn.Message{Topic: topic, Payload: append([]byte(`{"of_a_later_release":{},`), signed[1:]...)}, acks)
+	}
+	if taken := acks.take(); taken["s"] != 7 {
+		t.Errorf("acks %v", taken)
+	}
+	select {
+	case v := <-l.inbox[wire.KindVerdict]:
+		if string(v) != `{"of_a_later_release":1,"v":1}` {
+			t.Errorf("verdict %s", v)
+		}
+	default:
+		t.Error("the verdict was ignored")
+	}
+}
+
 func TestFloodOfMessagesNeverBlocksTheConnection(t *testing.T) {
 	l := newLink(t, func(*Config) {}) // nobody takes them
 	for i := range 1000 {

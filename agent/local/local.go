@@ -20,23 +20,24 @@ import (
 
 // Status is all that the agent tells of itself.
 type Status struct {
-	Software    string       `json:"software"`
-	Fleet       string       `json:"fleet"`
-	Device      string       `json:"device"`
-	Model       string       `json:"model"`
-	Slot        string       `json:"slot,omitempty"`
-	Now         time.Time    `json:"now"`
-	TimeTrusted bool         `json:"time_trusted"`
-	Phase       string       `json:"phase"` // what the identity is doing
-	Problem     string       `json:"problem,omitempty"`
-	Link        Link         `json:"link"`
-	Outbox      Outbox       `json:"outbox"`
-	Certificate *Certificate `json:"certificate,omitempty"`
-	Health      Health       `json:"health"`
-	Verdict     *Verdict     `json:"verdict,omitempty"`
-	Locked      bool         `json:"locked,omitempty"` // quarantine shut all secrets until the next boot
-	AuditIndex  uint64       `json:"audit_index"`
-	AuditHead   string       `json:"audit_head"`
+	Software     string       `json:"software"`
+	Fleet        string       `json:"fleet"`
+	Device       string       `json:"device"`
+	Model        string       `json:"model"`
+	SoftwareKeys bool         `json:"software_keys,omitempty"` // there is no TPM
+	Slot         string       `json:"slot,omitempty"`
+	Now          time.Time    `json:"now"`
+	TimeTrusted  bool         `json:"time_trusted"`
+	Phase        string       `json:"phase"` // what the identity is doing
+	Problem      string       `json:"problem,omitempty"`
+	Link         Link         `json:"link"`
+	Outbox       Outbox       `json:"outbox"`
+	Certificate  *Certificate `json:"certificate,omitempty"`
+	Health       Health       `json:"health"`
+	Verdict      *Verdict     `json:"verdict,omitempty"`
+	Locked       bool         `json:"locked,omitempty"` // quarantine shut all secrets until the next boot
+	AuditIndex   uint64       `json:"audit_index"`
+	AuditHead    string       `json:"audit_head"`
 }
 
 // Link is the connection to the broker.
@@ -83,7 +84,8 @@ const (
 	maxRequest  = 4 << 10 // bytes of a request's header
 )
 
-// Serve answers on l until ctx ends. updates is nil where there are none.
+// Serve answers on l until ctx ends. updates is nil where there are none, and secrets
+// where there is no TPM.
 func Serve(ctx context.Context, l net.Listener, source Source, updates Updates, secrets Secrets) error {
 	mux := http.NewServeMux()
 	routeUpdates(mux, updates)

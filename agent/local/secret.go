@@ -66,12 +66,16 @@ const (
 )
 
 // routeSecrets adds the paths of secrets. The group may see their names; what they
-// hide, and a change, is root's.
+// hide, and a change, is root's. s is nil where there is no TPM.
 func routeSecrets(mux *http.ServeMux, s Secrets) {
 	handle := func(pattern string, answer func(r *http.Request) (any, error)) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != http.MethodGet && !mayChange(r) {
 				refuse(w, wire.Problem{Status: http.StatusForbidden, Title: "only root may seal, unseal or remove secrets", Detail: "run it with sudo"})
+				return
+			}
+			if s == nil {
+				refuse(w, wire.Problem{Status: http.StatusConflict, Title: "this gateway has no TPM, to which secrets are sealed", Detail: "its keys are software keys; docs/software-keys.md says what does not work so"})
 				return
 			}
 			v, err := answer(r)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/fleet/operator"
+	"github.com/gatewarden/gatewarden/fleet/registry"
 )
 
 func devicesVerb(o *options) *cobra.Command {
@@ -21,7 +22,7 @@ func devicesVerb(o *options) *cobra.Command {
 }
 
 func devicesList(o *options) *cobra.Command {
-	filters := map[string]*string{"state": new(string), "grade": new(string), "model": new(string), "search": new(string)}
+	filters := map[string]*string{"state": new(string), "grade": new(string), "model": new(string), "keys": new(string), "search": new(string)}
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "list gateways",
@@ -45,16 +46,16 @@ func devicesList(o *options) *cobra.Command {
 				return o.printJSON(list)
 			}
 			w := tabwriter.NewWriter(o.stdout, 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "DEVICE\tSTATE\tVERDICT\tMODEL\tHOST\tVERSION\tLAST SEEN")
+			fmt.Fprintln(w, "DEVICE\tSTATE\tVERDICT\tKEYS\tMODEL\tHOST\tVERSION\tLAST SEEN")
 			for _, d := range list {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, d.Grade, d.Model, d.Hostname, d.Software, d.LastSeen.UTC().Format(time.DateTime))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.State, d.Grade, d.Keys, d.Model, d.Hostname, d.Software, d.LastSeen.UTC().Format(time.DateTime))
 			}
 			return w.Flush()
 		},
 	}
 	for key, help := range map[string]string{
 		"state": "only `STATE`: pending, active, quarantined, revoked, decommissioned", "grade": "only `GRADE`: trusted, degraded, untrusted",
-		"model": "only this `MODEL`", "search": "only ids or host names that begin with `TEXT`",
+		"model": "only this `MODEL`", "keys": "only those whose keys are in `PLACE`: tpm, software", "search": "only ids or host names that begin with `TEXT`",
 	} {
 		cmd.Flags().StringVar(filters[key], key, "", help)
 	}
@@ -118,7 +119,10 @@ func devicesEvidence(o *options) *cobra.Command {
 
 func printDevice(o *options, d operator.Detail) {
 	ek := "its maker is not known here"
-	if d.EKVerified {
+	switch {
+	case d.Keys == registry.KeysSoftware:
+		ek = "none: software keys. Nothing proves what it booted or that its keys are not copied"
+	case d.EKVerified:
 		ek = "vouched for by its maker"
 	}
 	fmt.Fprintf(o.stdout, "%s  %s  %s %s  agent %s\nTPM: %s\n", d.ID, d.State, d.Model, d.Hostname, d.Software, ek)
@@ -198,6 +202,7 @@ func decide(o *options, a act) *cobra.Command {
 	cmd.Flags().StringVar(&d.Reason, "reason", "", "`TEXT` for the records")
 	if a.verb == "approve" {
 		cmd.Flags().BoolVar(&d.AcceptEK, "accept-ek", false, "approve although no known TPM maker vouches for its EK")
+		cmd.Flags().BoolVar(&d.AcceptSoftware, "accept-software", false, "approve although it has no TPM")
 	}
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet"
 )
 
 // maxInput is the most that is read of a file, in bytes; what it holds has limits
@@ -35,25 +36,13 @@ func readInput(path string) ([]byte, error) {
 	return data, err
 }
 
-func readPolicy(path string) (*attest.Policy, error) {
-	data, err := readInput(path)
-	if err != nil {
-		return nil, err
-	}
-	p, err := attest.ParsePolicy(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w\nhint: docs/policy.md describes it", path, err)
-	}
-	return p, nil
-}
-
 func policyCheck(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check FILE",
 		Short: "say whether a policy would be taken, and what in it has no effect any more",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			p, err := readPolicy(args[0])
+			p, err := fleet.ReadPolicy(args[0])
 			if err != nil {
 				return err
 			}
@@ -64,12 +53,16 @@ func policyCheck(o *options) *cobra.Command {
 				}
 			}
 			if o.json {
-				return o.printJSON(map[string]any{"fleet": p.Fleet, "issued": p.Issued, "releases": len(p.Releases), "notes": stale})
+				return o.printJSON(map[string]any{"fleet": p.Fleet, "issued": p.Issued, "releases": len(p.Releases), "files": p.Files(), "notes": stale})
 			}
 			for _, note := range stale {
 				fmt.Fprintln(o.stdout, "note: "+note)
 			}
-			fmt.Fprintf(o.stdout, "%s: good, for the fleet %s, %d releases\n", args[0], p.Fleet, len(p.Releases))
+			files := ""
+			if p.IMA != nil {
+				files = fmt.Sprintf(", %d files of %d lists and %d keys", p.Files(), len(p.IMA.Lists), len(p.IMA.Keys))
+			}
+			fmt.Fprintf(o.stdout, "%s: good, for the fleet %s, %d releases%s\n", args[0], p.Fleet, len(p.Releases), files)
 			return nil
 		},
 	}
@@ -81,7 +74,7 @@ func policyExplain(o *options) *cobra.Command {
 		Short: "tell a policy in words: what is good, what each rule demands and costs, what is excepted",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			p, err := readPolicy(args[0])
+			p, err := fleet.ReadPolicy(args[0])
 			if err != nil {
 				return err
 			}
@@ -123,7 +116,7 @@ With --want, exit code 1 says that some gateway would get another grade.`,
   gatewarden-fleet policy test next.json evidence.json --want trusted`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
-			p, err := readPolicy(args[0])
+			p, err := fleet.ReadPolicy(args[0])
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gatewarden/gatewarden/fleet"
 	"github.com/gatewarden/gatewarden/fleet/release"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 )
@@ -148,14 +149,15 @@ func (a *authoring) change(do func(*release.Repo) error) error {
 }
 
 func releasePolicy(a *authoring) *cobra.Command {
-	var fleet string
+	var fleetName string
 	files := map[string]*string{"attest": new(string), "operators": new(string), "trust": new(string)}
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "write policy documents as targets, with the reference values of all releases",
 		Long: `Write policy/attest.json with the reference values of every release of the
 repository, and policy/operators.json and trust/fleet.json from files. The
-attestation policy is printed: install it as the server's policy.json.`,
+attestation policy is printed: install it as the server's policy.json. Lists of
+files that it names are taken from the folder ima beside FILE.`,
 		Example: `  gatewarden-fleet release policy --dir repo --fleet lab
   gatewarden-fleet release policy --dir repo --attest policy.json --operators operators.json --trust fleet.json`,
 		Args: cobra.NoArgs,
@@ -164,7 +166,7 @@ attestation policy is printed: install it as the server's policy.json.`,
 			if err != nil {
 				return err
 			}
-			o := release.PolicyOptions{Fleet: fleet}
+			o := release.PolicyOptions{Fleet: fleetName, List: fleet.ListsBeside(*files["attest"])}
 			for name, into := range map[string]*[]byte{"attest": &o.Attest, "operators": &o.Operators, "trust": &o.Trust} {
 				if *files[name] == "" {
 					continue
@@ -181,7 +183,7 @@ attestation policy is printed: install it as the server's policy.json.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&fleet, "fleet", "", "the fleet's `NAME`, needed once")
+	cmd.Flags().StringVar(&fleetName, "fleet", "", "the fleet's `NAME`, needed once")
 	cmd.Flags().StringVar(files["attest"], "attest", "", "start from the attestation policy in `FILE`: rules, exceptions")
 	cmd.Flags().StringVar(files["operators"], "operators", "", "`FILE` for policy/operators.json")
 	cmd.Flags().StringVar(files["trust"], "trust", "", "`FILE` for trust/fleet.json")

@@ -25,7 +25,8 @@ func tokensCreate(o *options) *cobra.Command {
 		Short: "make a token",
 		Long: `Make a token, and print it: it is told this once, the server keeps its hash alone.
 The first gateway that enrols with it is approved without a person's further word;
-nobody else after that. The gateway still has to prove its TPM.
+nobody else after that. The gateway still has to prove its TPM, or with
+--accept-software, where the signed policy admits gateways without, its first key.
 
   gatewarden-fleet tokens create --life 24h --note "site 4" --accept-firmware`,
 		Args: cobra.NoArgs,
@@ -51,6 +52,7 @@ nobody else after that. The gateway still has to prove its TPM.
 	cmd.Flags().StringVar(&ask.Note, "note", "", "`TEXT` for the records")
 	cmd.Flags().DurationVar(&life, "life", 24*time.Hour, "how long it may be used, at most 2160h")
 	cmd.Flags().BoolVar(&ask.AcceptEK, "accept-ek", false, "also for a gateway for whose EK no known TPM maker vouches")
+	cmd.Flags().BoolVar(&ask.AcceptSoftware, "accept-software", false, "also for a gateway without a TPM")
 	cmd.Flags().BoolVar(&ask.AcceptFirmware, "accept-firmware", false, "freeze the firmware values that the gateway shows, as an approval by hand does")
 	return cmd
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/attest"
+	"github.com/gatewarden/gatewarden/fleet"
 	"github.com/gatewarden/gatewarden/fleet/gotpm"
 	"github.com/gatewarden/gatewarden/internal/cli"
 )
@@ -52,7 +53,7 @@ Exit codes: 0 trusted, 1 the evidence can't be read or proves nothing, 3 degrade
 			if err != nil {
 				return cli.NewUsageError(fmt.Errorf("--nonce is not hex: %w", err))
 			}
-			p, err := readPolicy(policy)
+			p, err := fleet.ReadPolicy(policy)
 			if err != nil {
 				return err
 			}

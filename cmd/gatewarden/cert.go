@@ -71,7 +71,7 @@ func (o *options) printCertificate(s local.Status) error {
 	return o.print(c, func(w io.Writer) {
 		for _, row := range [][2]string{
 			{"subject", c.Identity}, {"serial", c.Serial}, {"issuer", c.Issuer}, {"valid from", clockTime(c.NotBefore)},
-			{"valid until", clockTime(c.NotAfter)}, {"renewed from", clockTime(c.RenewAt)}, {"key", "SHA-256 " + c.SPKI + ", in the TPM"},
+			{"valid until", clockTime(c.NotAfter)}, {"renewed from", clockTime(c.RenewAt)}, {"key", "SHA-256 " + c.SPKI + choose(s.SoftwareKeys, ", in a file: software keys", ", in the TPM")},
 			{"life", life(string(c.Gate), c.Reason)}, {"asked for", orElse(c.Why, "not known any more")},
 		} {
 			fmt.Fprintf(w, "%-13s %s\n", row[0], row[1])

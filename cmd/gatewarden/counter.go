@@ -3,9 +3,6 @@ package main
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,11 +11,15 @@ import (
 
 	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/internal/fsx"
-	"github.com/gatewarden/gatewarden/tpm"
+	"github.com/gatewarden/gatewarden/internal/p256key"
+	"github.com/gatewarden/gatewarden/tpm/core"
 	"github.com/gatewarden/gatewarden/tpm/counter"
 )
 
-const maxCounterFile = 8 << 10 // bytes
+const (
+	counterName    = "counter.json"
+	maxCounterFile = 8 << 10 // bytes
+)
 
 // epochCounter is the TPM's counter behind the security epoch: how far it is above
 // its beginning is the epoch. It is made when it is first asked for.
@@ -26,7 +27,7 @@ type epochCounter struct {
 	fs   *fsx.FS
 	path string // of its file, root's: whoever reads the key in it may raise the counter
 	chip string // path of the TPM
-	auth tpm.Auth
+	auth core.Auth
 }
 
 // counterFile is on disk, with its key, before the TPM's index is made.
@@ -36,12 +37,12 @@ type counterFile struct {
 	Record  *counter.Record `json:"record,omitempty"`
 }
 
-func newEpochCounter(c helper.Config, chip string, auth tpm.Auth) *epochCounter {
-	return &epochCounter{fs: c.FS, path: filepath.Join(c.State, "counter.json"), chip: chip, auth: auth}
+func newEpochCounter(c helper.Config, chip string, auth core.Auth) *epochCounter {
+	return &epochCounter{fs: c.FS, path: filepath.Join(c.State, counterName), chip: chip, auth: auth}
 }
 
 func (e *epochCounter) Epoch(ctx context.Context) (epoch uint64, record []byte, err error) {
-	err = e.do(ctx, "read epoch counter", func(c *tpm.Chip, _ *ecdsa.PrivateKey, r counter.Record) error {
+	err = e.do(ctx, "read epoch counter", func(c *core.Chip, _ *ecdsa.PrivateKey, r counter.Record) error {
 		value, err := counter.Read(c, r)
 		if err != nil {
 			return err
@@ -56,36 +57,44 @@ func (e *epochCounter) Epoch(ctx context.Context) (epoch uint64, record []byte, 
 }
 
 func (e *epochCounter) Raise(ctx context.Context, epoch uint64) error {
-	return e.do(ctx, "raise epoch counter", func(c *tpm.Chip, key *ecdsa.PrivateKey, r counter.Record) error {
+	return e.do(ctx, "raise epoch counter", func(c *core.Chip, key *ecdsa.PrivateKey, r counter.Record) error {
 		_, err := counter.Raise(c, key, r, epoch)
 		return err
 	})
 }
 
 // do runs work on the TPM, with the counter's key and record.
-func (e *epochCounter) do(ctx context.Context, what string, work func(*tpm.Chip, *ecdsa.PrivateKey, counter.Record) error) error {
+func (e *epochCounter) do(ctx context.Context, what string, work func(*core.Chip, *ecdsa.PrivateKey, counter.Record) error) error {
 	file, key, err := e.load()
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	chip, err := tpm.Open(ctx, e.chip, tpm.WithAuth(e.auth))
+	chip, err := core.Open(ctx, e.chip, core.WithAuth(e.auth))
 	if err != nil {
 		return err
 	}
 	defer chip.Close()
-	return chip.Do(ctx, what, func(c *tpm.Chip) error {
-		if file.Record == nil {
-			record, err := counter.Define(c, key, counter.Index, e.auth.Owner)
-			if err != nil {
-				return err
-			}
+	return chip.Do(ctx, what, func(c *core.Chip) error {
+		record, err := pinned(c, file.Record, key, e.auth.Owner)
+		if err != nil {
+			return err
+		}
+		if file.Record == nil || file.Record.Storage == nil {
 			file.Record = &record
 			if err := e.fs.WriteJSON(e.path, file, 0o600); err != nil {
 				return err
 			}
 		}
-		return work(c, key, *file.Record)
+		return work(c, key, record)
 	})
+}
+
+// pinned is the record of the counter, which is made where there is none.
+func pinned(c *core.Chip, r *counter.Record, key *ecdsa.PrivateKey, owner []byte) (counter.Record, error) {
+	if r == nil {
+		return counter.Define(c, key, counter.Index, owner)
+	}
+	return counter.Pin(c, *r)
 }
 
 // load reads the file, or begins one. A damaged one is an error: a new counter
@@ -101,20 +110,15 @@ func (e *epochCounter) load() (counterFile, *ecdsa.PrivateKey, error) {
 	if err != nil {
 		return counterFile{}, nil, err
 	}
-	parsed, err := x509.ParsePKCS8PrivateKey(file.Key)
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if err != nil || !ok || file.Version != 1 {
+	key, err := p256key.Parse(file.Key)
+	if err != nil || file.Version != 1 {
 		return counterFile{}, nil, fmt.Errorf("%s holds no key of version 1", e.path)
 	}
 	return file, key, nil
 }
 
 func newCounterFile() (counterFile, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return counterFile{}, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	_, der, err := p256key.New()
 	return counterFile{Version: 1, Key: der}, err
 }
 

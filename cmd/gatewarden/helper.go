@@ -18,7 +18,7 @@ import (
 	"github.com/gatewarden/gatewarden/agent/doctor"
 	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/internal/fsx"
-	"github.com/gatewarden/gatewarden/tpm"
+	"github.com/gatewarden/gatewarden/tpm/core"
 	"github.com/gatewarden/gatewarden/update/boot"
 )
 
@@ -40,20 +40,20 @@ from the agent's user, and verifies by itself every signed object that a request
 carries. systemd starts it through its socket; with --listen it makes its own.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			auth, err := tpm.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY"))
+			auth, err := core.ReadAuth(os.Getenv("CREDENTIALS_DIRECTORY"))
 			if err != nil {
 				return err
 			}
 			b := build()
 			c.Software, c.Build, c.Log = b.Version, b.Time, o.logger(false)
-			c.EKName = func(ctx context.Context) ([]byte, error) { return ekName(ctx, chip, auth) }
+			c.EKName = func(ctx context.Context) ([]byte, error) { return deviceName(ctx, &c, chip, auth) }
 			boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 			if err != nil {
 				return fmt.Errorf("read boot id: %w", err)
 			}
 			c.BootID = strings.TrimSpace(string(boot))
 			c.Updates = updates(slots, product, c)
-			if c.Updates != nil && counter {
+			if c.Updates != nil && counter && countsEpochs(&c, chip) {
 				c.Updates.Counter = newEpochCounter(c, chip, auth)
 			}
 			if rebootFile != "" {
@@ -133,8 +133,8 @@ func loaderDeps(fs *fsx.FS, slots, esp string) boot.Deps {
 
 // ekName reads the Name of the endorsement key; the connection to the chip is
 // closed again, because the helper is seldom at work.
-func ekName(ctx context.Context, path string, auth tpm.Auth) ([]byte, error) {
-	chip, err := tpm.Open(ctx, path, tpm.WithAuth(auth))
+func ekName(ctx context.Context, path string, auth core.Auth) ([]byte, error) {
+	chip, err := core.Open(ctx, path, core.WithAuth(auth))
 	if err != nil {
 		return nil, err
 	}

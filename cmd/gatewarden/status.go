@@ -36,6 +36,9 @@ func printStatus(w io.Writer, s local.Status) {
 	}
 	row("device", "%s (%s), fleet %s", s.Device, s.Model, s.Fleet)
 	row("agent", "%s, %s", s.Software, s.Phase)
+	if s.SoftwareKeys {
+		row("keys", "software keys: there is no TPM, so nothing proves the boot, and nothing can be sealed")
+	}
 	if s.Problem != "" {
 		row("problem", "%s", strings.ReplaceAll(s.Problem, "\n", "; "))
 	}

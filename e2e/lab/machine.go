@@ -54,6 +54,7 @@ type VM struct {
 	booted  int           // LAB-UP lines seen before this start
 	silent  time.Time     // since when the firmware has said nothing after a restart
 	keyless bool          // its firmware has no keys, and so refuses nothing
+	flashed bool          // it has another build of the firmware than at first
 }
 
 // Boot makes a machine and starts it. It returns when ssh answers.
@@ -183,6 +184,14 @@ func (vm *VM) SecureBoot(on bool) {
 	vm.keyless = !on
 	vm.must(vm.firmware())
 }
+
+// SetClock decides what the clock of a machine that is off shows when it starts next;
+// zero: the time.
+func (vm *VM) SetClock(at time.Time) { vm.machine.Clock = at }
+
+// Flash gives a machine that is off another build of its firmware, which keeps the
+// variables: with protection by system management mode instead of without.
+func (vm *VM) Flash() { vm.flashed = !vm.flashed }
 
 // firmware gives the machine fresh firmware variables.
 func (vm *VM) firmware() error {

@@ -42,7 +42,7 @@ func (vm *VM) power(extra ...string) error {
 func (vm *VM) line() []string {
 	m := vm.machine
 	code, smm := "/usr/share/OVMF/OVMF_CODE_4M.fd", "off"
-	if m.SecureBoot {
+	if m.SecureBoot != vm.flashed {
 		code, smm = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "on"
 	}
 	network := "user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:" + fmt.Sprint(vm.port) + "-:22"

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/agent/link"
+	"github.com/gatewarden/gatewarden/fleet/dispatch"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/internal/mqttconn"
 	"github.com/gatewarden/gatewarden/internal/mqttconn/mqtttest"
@@ -84,9 +85,9 @@ func TestForgedAcksRemoveNothing(t *testing.T) {
 		topic := wire.DownTopic(device, wire.KindAck)
 		for _, name := range names {
 			ack := wire.Ack{Stream: name, UpTo: 6} // all that was ever numbered
-			forged, _ := wire.Sign(foreign, topic, ack)
-			elsewhere, _ := wire.Sign(w.key, wire.DownTopic("gw-bbbbbbbbbbbbbbbb", wire.KindAck), ack)
-			otherKind, _ := wire.Sign(w.key, wire.DownTopic(device, wire.KindVerdict), ack)
+			forged, _ := dispatch.Sign(foreign, topic, ack)
+			elsewhere, _ := dispatch.Sign(w.key, wire.DownTopic("gw-bbbbbbbbbbbbbbbb", wire.KindAck), ack)
+			otherKind, _ := dispatch.Sign(w.key, wire.DownTopic(device, wire.KindVerdict), ack)
 			for _, body := range []any{forged, elsewhere, otherKind, ack, wire.Signed{}, []byte("{"), []byte(nil)} {
 				w.publish(fleet, topic, body)
 			}
@@ -158,11 +159,11 @@ func TestHostileDownMessagesAreIgnored(t *testing.T) {
 		w.stop()
 		fleet := w.intruder(wire.FleetIdentity)
 		topic := wire.DownTopic(device, wire.KindVerdict)
-		forged, _ := wire.Sign(foreign, topic, wire.Verdict{Version: 1, Device: device, Gate: wire.GateRevoked})
+		forged, _ := dispatch.Sign(foreign, topic, wire.Verdict{Version: 1, Device: device, Gate: wire.GateRevoked})
 		for _, body := range []any{forged, []byte("garbage"), []byte(strings.Repeat("[", 10_000)), wire.Verdict{Version: 1}} {
 			w.publish(fleet, topic, body)
 		}
-		good, _ := wire.Sign(w.key, topic, wire.Verdict{Version: 1, Device: device, Gate: wire.GateFull})
+		good, _ := dispatch.Sign(w.key, topic, wire.Verdict{Version: 1, Device: device, Gate: wire.GateFull})
 		w.publish(fleet, topic, good)
 		until(t, "the true verdict arrived", func() bool { return len(w.got(wire.KindVerdict)) > 0 })
 		if got := w.got(wire.KindVerdict); len(got) != 1 || got[0] != string(good.Payload) {

@@ -31,8 +31,11 @@ func ByHand(ctx context.Context, store *registry.Store, d registry.Device, by, r
 	if err != nil {
 		return err
 	}
-	return admit(ctx, store, registry.Admission{Device: d.ID, By: by, Reason: reason, At: now, Firmware: firmware},
-		"approved by "+by+"; the firmware values that it showed are the reference for "+d.Model)
+	text := "approved by " + by + "; the firmware values that it showed are the reference for " + d.Model
+	if d.SoftwareKeys {
+		text = "approved by " + by + " with software keys: it has no TPM"
+	}
+	return admit(ctx, store, registry.Admission{Device: d.ID, By: by, Reason: reason, At: now, Firmware: firmware}, text)
 }
 
 // Automatic admits a pending device by the token with this id, which CheckToken
@@ -41,6 +44,9 @@ func ByHand(ctx context.Context, store *registry.Store, d registry.Device, by, r
 func Automatic(ctx context.Context, store *registry.Store, d registry.Device, token string, vouched bool, now time.Time) error {
 	if token != "" {
 		return byToken(ctx, store, d, token, now)
+	}
+	if d.SoftwareKeys {
+		return ErrUndecided // it has no EK that could be on a list
 	}
 	if !d.ApprovedAt.IsZero() {
 		return ErrUndecided // its TPM was cleared or its disk replaced since: the list knew nothing of that
@@ -112,13 +118,13 @@ func admit(ctx context.Context, store *registry.Store, a registry.Admission, tex
 	return store.AddEvent(ctx, registry.Event{Device: a.Device, At: a.At, Kind: "device.approved", Severity: registry.Info, Text: text})
 }
 
-// shown is the firmware that d's last verdict saw.
+// shown is the firmware that d's last verdict saw; nil without a TPM, which shows none.
 func shown(ctx context.Context, store *registry.Store, d registry.Device) (*registry.FirmwareRecord, error) {
 	verdict, err := verifier.LastVerdict(ctx, store, d)
 	if errors.Is(err, registry.ErrNotFound) {
 		return nil, fmt.Errorf("%s: %w", d.ID, ErrNotAttested)
 	}
-	if err != nil {
+	if err != nil || d.SoftwareKeys {
 		return nil, err
 	}
 	var facts attest.Facts

@@ -67,7 +67,9 @@ func CheckToken(ctx context.Context, store *registry.Store, d registry.Device, t
 		return "", fmt.Errorf("%w: an operator ended it", ErrToken)
 	case !now.Before(t.Expires):
 		return "", fmt.Errorf("%w: it expired at %s", ErrToken, t.Expires.Format(time.RFC3339))
-	case !d.EKVerified && !t.AcceptEK:
+	case d.SoftwareKeys && !t.AcceptSoftware:
+		return "", fmt.Errorf("%w for this gateway: it has no TPM, and the token was not made for one without", ErrToken)
+	case !d.SoftwareKeys && !d.EKVerified && !t.AcceptEK:
 		return "", fmt.Errorf("%w for this gateway: no known TPM maker vouches for its endorsement key", ErrToken)
 	}
 	return t.ID, nil

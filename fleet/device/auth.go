@@ -92,7 +92,8 @@ func (a *api) byCertificate(ctx context.Context, cert *x509.Certificate) (caller
 }
 
 // byTicket accepts whoever knows the ticket's secret. Only the TPM that holds EK
-// and AK could recover it, so from here on the ticket's AK is the device's.
+// and AK could recover it, so from here on the ticket's AK is the device's. Without a
+// TPM the secret is a signature by the first key.
 func (a *api) byTicket(ctx context.Context, id, secret string) (caller, error) {
 	wrong := refuse(http.StatusUnauthorized, "ticket", "the ticket is unknown, used or expired", "POST "+wire.PathEnroll+" again")
 	ticket, err := a.Registry.Ticket(ctx, id, a.Now())
@@ -102,16 +103,14 @@ func (a *api) byTicket(ctx context.Context, id, secret string) (caller, error) {
 	if err != nil {
 		return caller{}, fmt.Errorf("read ticket: %w", err)
 	}
-	raw, err := hex.DecodeString(secret)
-	sum := sha256.Sum256(raw)
-	if err != nil || subtle.ConstantTimeCompare(sum[:], ticket.SecretHash[:]) != 1 {
-		return caller{}, wrong
-	}
-	isAbout(ctx, ticket.Device)
 	d, err := a.Registry.Device(ctx, ticket.Device)
 	if err != nil {
 		return caller{}, fmt.Errorf("read device %s: %w", ticket.Device, err)
 	}
+	if !a.opens(ticket, d, secret) {
+		return caller{}, wrong
+	}
+	isAbout(ctx, ticket.Device)
 	if registry.Out(d.State) {
 		return caller{}, refuseRevoked(d)
 	}
@@ -121,6 +120,11 @@ func (a *api) byTicket(ctx context.Context, id, secret string) (caller, error) {
 		}
 	}
 	return caller{device: d, ticket: &ticket}, nil
+}
+
+func sameHash(secret []byte, hash [32]byte) bool {
+	sum := sha256.Sum256(secret)
+	return subtle.ConstantTimeCompare(sum[:], hash[:]) == 1
 }
 
 // newAK takes over another attestation key of a known EK: the TPM was cleared or

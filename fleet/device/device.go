@@ -3,7 +3,9 @@
 //
 // Its promise: a certificate leaves this server only for a key that was proven to
 // live in the TPM that holds the device's EK, after an operator approved that EK,
-// and never a better one than the gate allows at this moment.
+// and never a better one than the gate allows at this moment. Where signed policy
+// admits gateways without a TPM, a first key of theirs stands for the EK, and what
+// they get is short-lived at best.
 package device
 
 import (
@@ -23,6 +25,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/ear"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
+	"github.com/gatewarden/gatewarden/internal/softkey"
 	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -69,6 +72,7 @@ func New(c Config) (http.Handler, error) {
 	a := &api{Config: c, rate: newRate()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+wire.PathEnroll, a.handle(a.enroll))
+	mux.HandleFunc("POST "+softkey.PathEnroll, a.handle(a.enrollSoftware))
 	mux.HandleFunc("POST "+wire.PathChallenge, a.handle(a.challenge))
 	mux.HandleFunc("POST "+wire.PathEvidence, a.handle(a.evidence))
 	mux.HandleFunc("GET "+PathResult, a.handle(a.result))
@@ -126,8 +130,8 @@ func (a *api) handle(h func(http.ResponseWriter, *http.Request) error) http.Hand
 	}
 }
 
-// readJSON decodes a request body strictly.
-func readJSON(r *http.Request, limit int64, v any) error {
+// readJSON decodes a request body with strictjson's Inform or Unmarshal.
+func readJSON(r *http.Request, limit int64, decode func([]byte, any) error, v any) error {
 	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	if err != nil {
 		return refuse(http.StatusBadRequest, "body", "the request could not be read: "+err.Error(), "repeat the request")
@@ -135,7 +139,7 @@ func readJSON(r *http.Request, limit int64, v any) error {
 	if int64(len(body)) > limit {
 		return refuse(http.StatusRequestEntityTooLarge, "size", "the request is too large", "see the limits in docs/protocol.md")
 	}
-	if err := strictjson.Unmarshal(body, v); err != nil {
+	if err := decode(body, v); err != nil {
 		return refuse(http.StatusBadRequest, "format", "the request is not what this path takes: "+err.Error(), "see docs/protocol.md")
 	}
 	return nil
@@ -176,7 +180,7 @@ func (a *api) evidence(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var ev attest.Evidence
-	if err := readJSON(r, wire.MaxMessage, &ev); err != nil {
+	if err := readJSON(r, wire.MaxMessage, strictjson.Unmarshal, &ev); err != nil {
 		return err
 	}
 	var channel verifier.Channel
@@ -200,6 +204,9 @@ func (a *api) result(w http.ResponseWriter, r *http.Request) error {
 	c, err := a.authenticate(r)
 	if err != nil {
 		return err
+	}
+	if c.device.SoftwareKeys {
+		return refuse(http.StatusForbidden, softkey.Rule, "there is no attestation result of a gateway without a TPM", "nothing that it says of its boot can be proven")
 	}
 	nonce := r.URL.Query().Get("nonce")
 	if nonce != "" && !isNonce(nonce) {

@@ -29,56 +29,80 @@ const TicketLife = time.Hour
 
 // enroll answers with a credential that only the TPM with this EK and AK opens.
 func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
-	if wait := a.rate.allow(r.RemoteAddr, a.Now()); wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
-		return refuse(http.StatusTooManyRequests, "rate", "too many enrolments from this address", "wait as long as Retry-After says")
-	}
 	var ask wire.EnrollRequest
-	if err := readJSON(r, wire.MaxBody, &ask); err != nil {
+	if err := a.readIntroduction(w, r, &ask); err != nil {
 		return err
 	}
-	if ask.Version != 1 || len(ask.Model) > wire.MaxText || len(ask.Hostname) > wire.MaxText || len(ask.Software) > wire.MaxText || ask.Model == "" {
-		return refuse(http.StatusBadRequest, "format", "version, model, hostname or software is missing or too long", "see docs/protocol.md")
+	if err := checkClaims(ask.Version, ask.Model, ask.Hostname, ask.Software); err != nil {
+		return err
 	}
 	d, err := a.identify(ask)
 	isAbout(r.Context(), d.ID)
 	if err != nil {
 		return err
 	}
-	key, err := a.checkKey(d.ID, ask.AKPublic, ask.CSR, ask.Key)
+	key, err := a.checkKey(d, ask.CSR, ask.Key)
 	if err != nil {
 		return err
 	}
-	token, err := a.token(r.Context(), d, ask.Token)
+	token, err := a.introduce(r.Context(), d, ask.Token)
 	if err != nil {
 		return err
 	}
-	if err := a.admit(r.Context(), d, token); err != nil {
-		return err
-	}
-	known, created, err := a.Registry.Enroll(r.Context(), d)
-	if errors.Is(err, registry.ErrConflict) {
-		a.note(r.Context(), d.ID, "ek.conflict", registry.Alarm, "another TPM claims to be this device")
-		return refuse(http.StatusForbidden, "ek-conflict", "this device id belongs to another TPM", "the fleet's operators were told")
-	}
-	if err != nil {
-		return fmt.Errorf("register %s: %w", d.ID, err)
-	}
-	if registry.Out(known.State) {
-		return refuseRevoked(known)
-	}
-	if created {
-		text := "first contact: " + d.Model + " " + d.Hostname + " waits for approval"
-		if !d.EKVerified {
-			text += "; no known TPM maker vouches for its endorsement key"
-		}
-		a.note(r.Context(), d.ID, "device.new", registry.Info, text)
-	}
-	challenge, err := a.ticket(r.Context(), d, ask, key, token)
+	challenge, err := a.credential(r.Context(), d, ask, key, token)
 	if err != nil {
 		return err
 	}
 	return writeJSON(w, challenge)
+}
+
+// readIntroduction reads the one kind of request that anybody may send.
+func (a *api) readIntroduction(w http.ResponseWriter, r *http.Request, ask any) error {
+	if wait := a.rate.allow(r.RemoteAddr, a.Now()); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
+		return refuse(http.StatusTooManyRequests, "rate", "too many enrolments from this address", "wait as long as Retry-After says")
+	}
+	return readJSON(r, wire.MaxBody, strictjson.Inform, ask)
+}
+
+func checkClaims(version int, model, hostname, software string) error {
+	if version != 1 || len(model) > wire.MaxText || len(hostname) > wire.MaxText || len(software) > wire.MaxText || model == "" {
+		return refuse(http.StatusBadRequest, "format", "version, model, hostname or software is missing or too long", "see docs/protocol.md")
+	}
+	return nil
+}
+
+// introduce registers a device that is new, and returns the id of the token that it
+// may use, "" if it has none or needs none.
+func (a *api) introduce(ctx context.Context, d registry.Device, text string) (token string, err error) {
+	if token, err = a.token(ctx, d, text); err != nil {
+		return "", err
+	}
+	if err := a.admit(ctx, d, token); err != nil {
+		return "", err
+	}
+	known, created, err := a.Registry.Enroll(ctx, d)
+	if errors.Is(err, registry.ErrConflict) {
+		a.note(ctx, d.ID, "ek.conflict", registry.Alarm, "another TPM claims to be this device")
+		return "", refuse(http.StatusForbidden, "ek-conflict", "this device id belongs to another TPM", "the fleet's operators were told")
+	}
+	if err != nil {
+		return "", fmt.Errorf("register %s: %w", d.ID, err)
+	}
+	if registry.Out(known.State) {
+		return "", refuseRevoked(known)
+	}
+	if created {
+		text := "first contact: " + d.Model + " " + d.Hostname + " waits for approval"
+		switch {
+		case d.SoftwareKeys:
+			text += "; software keys: it has no TPM"
+		case !d.EKVerified:
+			text += "; no known TPM maker vouches for its endorsement key"
+		}
+		a.note(ctx, d.ID, "device.new", registry.Info, text)
+	}
+	return token, nil
 }
 
 // identify checks the endorsement key and derives the device from it.
@@ -144,32 +168,44 @@ func (a *api) admit(ctx context.Context, d registry.Device, token string) error 
 	return nil
 }
 
-// checkKey proves that the CSR's key lives in the TPM that holds the AK; it
-// returns the SPKI hash of that key.
-func (a *api) checkKey(id string, ak, csrDER []byte, proof wire.KeyProof) (string, error) {
+// checkKey proves that the CSR's key lives in the TPM that holds the device's AK, or
+// that its first key vouches for it; it returns the SPKI hash of that key.
+func (a *api) checkKey(d registry.Device, csrDER []byte, proof wire.KeyProof) (string, error) {
 	csr, err := est.ParseCSR(csrDER)
 	if err != nil {
 		return "", refuse(http.StatusBadRequest, "csr", err.Error(), "make a PKCS #10 request with an ECDSA P-256 key")
 	}
-	if csr.Subject.CommonName != id {
-		return "", refuse(http.StatusForbidden, "csr", fmt.Sprintf("the request is for %q, the TPM is that of %s", csr.Subject.CommonName, id), "request the device's own id")
+	if csr.Subject.CommonName != d.ID {
+		return "", refuse(http.StatusForbidden, "csr", fmt.Sprintf("the request is for %q, the device is %s", csr.Subject.CommonName, d.ID), "request the device's own id")
 	}
-	if err := verifier.VerifyCertify(ak, proof.Certify, proof.Signature, proof.Public, wire.CertifyQualifyingData(a.Fleet, csrDER)); err != nil {
-		return "", refuse(http.StatusForbidden, "key-proof", "the operational key is not proven to live in this TPM: "+err.Error(), "certify it with the attestation key")
+	if d.SoftwareKeys {
+		err = checkSoftwareKey(a.Fleet, d.AKPublic, csr, proof)
+	} else {
+		err = a.checkTPMKey(d.AKPublic, csr, proof)
 	}
-	if err := verifier.SameKey(proof.Public, csr.PublicKey); err != nil {
-		return "", refuse(http.StatusForbidden, "key-proof", err.Error(), "certify the key that the request is signed with")
+	if err != nil {
+		return "", err
 	}
 	sum := sha256.Sum256(csr.RawSubjectPublicKeyInfo)
 	return hex.EncodeToString(sum[:]), nil
 }
 
-func (a *api) ticket(ctx context.Context, d registry.Device, ask wire.EnrollRequest, key, token string) (wire.EnrollChallenge, error) {
-	random := make([]byte, 16+sha256.Size)
-	if _, err := rand.Read(random); err != nil {
+func (a *api) checkTPMKey(ak []byte, csr *x509.CertificateRequest, proof wire.KeyProof) error {
+	if err := verifier.VerifyCertify(ak, proof.Certify, proof.Signature, proof.Public, wire.CertifyQualifyingData(a.Fleet, csr.Raw)); err != nil {
+		return refuse(http.StatusForbidden, "key-proof", "the operational key is not proven to live in this TPM: "+err.Error(), "certify it with the attestation key")
+	}
+	if err := verifier.SameKey(proof.Public, csr.PublicKey); err != nil {
+		return refuse(http.StatusForbidden, "key-proof", err.Error(), "certify the key that the request is signed with")
+	}
+	return nil
+}
+
+// credential opens a ticket whose secret only the device's TPM can recover.
+func (a *api) credential(ctx context.Context, d registry.Device, ask wire.EnrollRequest, key, token string) (wire.EnrollChallenge, error) {
+	secret := make([]byte, sha256.Size)
+	if _, err := rand.Read(secret); err != nil {
 		return wire.EnrollChallenge{}, fmt.Errorf("make ticket: %w", err)
 	}
-	id, secret := hex.EncodeToString(random[:16]), random[16:]
 	akName, err := verifier.Name(ask.AKPublic)
 	if err != nil {
 		return wire.EnrollChallenge{}, refuse(http.StatusBadRequest, "ak", "the attestation key is malformed: "+err.Error(), "see docs/protocol.md")
@@ -178,14 +214,23 @@ func (a *api) ticket(ctx context.Context, d registry.Device, ask wire.EnrollRequ
 	if err != nil {
 		return wire.EnrollChallenge{}, refuse(http.StatusBadRequest, "ek", "no credential can be made for this endorsement key: "+err.Error(), "see docs/protocol.md")
 	}
-	expires := a.Now().Add(TicketLife)
-	err = a.Registry.PutTicket(ctx, registry.Ticket{
-		ID: id, Device: d.ID, SecretHash: sha256.Sum256(secret), CSRHash: sha256.Sum256(ask.CSR), Key: key, AKPublic: ask.AKPublic, Token: token, Expires: expires,
+	t, err := a.putTicket(ctx, registry.Ticket{
+		Device: d.ID, SecretHash: sha256.Sum256(secret), CSRHash: sha256.Sum256(ask.CSR), Key: key, AKPublic: ask.AKPublic, Token: token,
 	})
-	if err != nil {
-		return wire.EnrollChallenge{}, fmt.Errorf("store ticket: %w", err)
+	return wire.EnrollChallenge{Version: 1, Ticket: t.ID, Device: d.ID, CredentialBlob: blob, EncryptedSecret: encrypted, Expires: t.Expires}, err
+}
+
+// putTicket gives t an id and a life, and opens it.
+func (a *api) putTicket(ctx context.Context, t registry.Ticket) (registry.Ticket, error) {
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return t, fmt.Errorf("make ticket: %w", err)
 	}
-	return wire.EnrollChallenge{Version: 1, Ticket: id, Device: d.ID, CredentialBlob: blob, EncryptedSecret: encrypted, Expires: expires.UTC()}, nil
+	t.ID, t.Expires = hex.EncodeToString(id), a.Now().Add(TicketLife).UTC()
+	if err := a.Registry.PutTicket(ctx, t); err != nil {
+		return t, fmt.Errorf("store ticket: %w", err)
+	}
+	return t, nil
 }
 
 func (a *api) caCerts(w http.ResponseWriter, _ *http.Request) error {
@@ -286,7 +331,7 @@ func (a *api) simpleReenroll(w http.ResponseWriter, r *http.Request) error {
 	var proof wire.KeyProof
 	raw, err := base64.StdEncoding.DecodeString(r.Header.Get(wire.KeyProofHeader))
 	if err == nil {
-		err = strictjson.Unmarshal(raw, &proof)
+		err = strictjson.Inform(raw, &proof)
 	}
 	if err != nil {
 		return refuse(http.StatusBadRequest, "key-proof", "the header "+wire.KeyProofHeader+" is missing or malformed", "see docs/protocol.md")
@@ -294,7 +339,7 @@ func (a *api) simpleReenroll(w http.ResponseWriter, r *http.Request) error {
 	if bytes.Equal(csr.RawSubjectPublicKeyInfo, c.cert.RawSubjectPublicKeyInfo) {
 		return refuse(http.StatusForbidden, "csr", "the request repeats the old key", "make a new key for each certificate")
 	}
-	if _, err := a.checkKey(c.device.ID, c.device.AKPublic, csr.Raw, proof); err != nil {
+	if _, err := a.checkKey(c.device, csr.Raw, proof); err != nil {
 		return err
 	}
 	if c.device.State == registry.Pending {
@@ -393,6 +438,9 @@ func (a *api) settle(ctx context.Context, c caller, issued registry.Certificate,
 	what := "renewed"
 	if c.ticket != nil {
 		what = "issued by proof of EK and AK"
+		if c.device.SoftwareKeys {
+			what = "issued by proof of the first key: software keys"
+		}
 	}
 	a.note(ctx, c.device.ID, "certificate."+issued.Profile, registry.Info, fmt.Sprintf("%s certificate %s %s", issued.Profile, wire.ShortSerial(issued.Serial), what))
 	if c.cert != nil && c.cert.Subject.CommonName == issued.Identity {

@@ -161,7 +161,8 @@ func TestMalformedRequestsAreRefusedInWords(t *testing.T) {
 		status int
 		rule   string
 	}{
-		{call{path: wire.PathEnroll, body: []byte(`{"v":1,"model":"x","surprise":1}`)}, 400, "format"},
+		{call{path: wire.PathEnroll, body: []byte(`{"v":2,"model":"x"}`)}, 400, "format"},
+		{call{path: wire.PathEnroll, body: []byte(`{"v":1,"model":"x","surprise":1}`)}, 400, "ek"}, // the key is passed over; the EK is missing
 		{call{path: wire.PathEnroll, body: []byte(`{"v":1,"V":1,"model":"x"}`)}, 400, "format"},
 		{call{path: wire.PathEnroll, body: []byte(`{"v":1,"v":1}`)}, 400, "format"},
 		{call{path: wire.PathEnroll, body: []byte(`{}`)}, 400, "format"},

@@ -49,6 +49,7 @@ type world struct {
 	store  *registry.Store
 	config device.Config
 	url    string
+	law    atomic.Pointer[attest.Policy]
 	ahead  atomic.Int64 // how far the fleet's clock is ahead, ns
 
 	mu      sync.Mutex
@@ -71,12 +72,13 @@ func newWorld(t *testing.T, change func(*device.Config)) *world {
 	if os.Getenv("GATEWARDEN_TEST_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	}
+	w.enact(nil)
 	keys, err := ear.OpenKeys(&fsx.FS{}, filepath.Join(w.dir, "results"), time.Now())
 	w.must(err)
 	results, err := ear.New(ear.Config{Keys: keys, Fleet: fleetID, Build: "test", Now: w.now})
 	w.must(err)
 	v, err := verifier.New(verifier.Config{
-		Registry: w.store, Fleet: fleetID, Policy: w.policy(), Now: w.now, Fell: func(string) {}, Results: results, Log: log,
+		Registry: w.store, Fleet: fleetID, Policy: w.law.Load, Now: w.now, Fell: func(string) {}, Results: results, Log: log,
 	})
 	w.must(err)
 	c := device.Config{
@@ -113,12 +115,16 @@ func (w *world) rollOver(drop bool) {
 	w.serve(handler)
 }
 
-func (w *world) policy() func() *attest.Policy {
-	raw, err := json.Marshal(attest.Policy{Version: 1, Issued: time.Now().UTC(), Fleet: fleetID, Releases: []attest.Release{measured().Release("lab", "1")}})
+// enact puts a policy with these rules into force.
+func (w *world) enact(rules map[string]attest.Severity) {
+	w.Helper()
+	raw, err := json.Marshal(attest.Policy{
+		Version: 1, Issued: time.Now().UTC(), Fleet: fleetID, Releases: []attest.Release{measured().Release("lab", "1")}, Rules: rules,
+	})
 	w.must(err)
 	p, err := attest.ParsePolicy(raw)
 	w.must(err)
-	return func() *attest.Policy { return p }
+	w.law.Store(p)
 }
 
 func (w *world) serve(handler http.Handler) {

@@ -21,11 +21,14 @@ const maxFindings = 256
 
 func checkHealth(body []byte) error {
 	var h wire.Health
-	if err := strictjson.Unmarshal(body, &h); err != nil {
+	if err := strictjson.Inform(body, &h); err != nil {
 		return malformed(err)
 	}
-	if h.Version != 1 || len(h.Findings) > maxFindings {
-		return malformed(errors.New("version is not 1, or too many findings"))
+	if h.Version != 1 {
+		return malformed(ofVersion(h.Version))
+	}
+	if len(h.Findings) > maxFindings {
+		return malformed(errors.New("too many findings"))
 	}
 	for _, f := range h.Findings {
 		if len(f.Check) > maxStream || len(f.Summary) > wire.MaxText {
@@ -40,7 +43,7 @@ func checkHealth(body []byte) error {
 
 func checkLinkTest(body []byte) error {
 	var l wire.LinkTest
-	if err := strictjson.Unmarshal(body, &l); err != nil {
+	if err := strictjson.Inform(body, &l); err != nil {
 		return malformed(err)
 	}
 	if l.Run == "" || len(l.Run) > maxStream {
@@ -51,11 +54,14 @@ func checkLinkTest(body []byte) error {
 
 func decodeUpdate(body []byte) (wire.Update, error) {
 	var u wire.Update
-	if err := strictjson.Unmarshal(body, &u); err != nil {
+	if err := strictjson.Inform(body, &u); err != nil {
 		return u, malformed(err)
 	}
-	if u.Version != 1 || u.ID == "" || !eventName(u.State) || u.Outcome != "" && !eventName(u.Outcome) || len(u.Text) > wire.MaxText {
-		return u, malformed(errors.New("version, id, state, outcome or text is out of range"))
+	if u.Version != 1 {
+		return u, malformed(ofVersion(u.Version))
+	}
+	if u.ID == "" || !eventName(u.State) || u.Outcome != "" && !eventName(u.Outcome) || len(u.Text) > wire.MaxText {
+		return u, malformed(errors.New("id, state, outcome or text is out of range"))
 	}
 	for _, word := range []string{u.ID, u.Rule, u.Product, u.Channel, u.Release, u.From} {
 		if len(word) > maxStream {
@@ -70,11 +76,14 @@ func decodeUpdate(body []byte) (wire.Update, error) {
 
 func decodeEvent(body []byte) (wire.Event, error) {
 	var e wire.Event
-	if err := strictjson.Unmarshal(body, &e); err != nil {
+	if err := strictjson.Inform(body, &e); err != nil {
 		return e, malformed(err)
 	}
-	if e.Version != 1 || !eventName(e.Name) || len(e.Text) > wire.MaxText {
-		return e, malformed(errors.New("version, name or text is out of range"))
+	if e.Version != 1 {
+		return e, malformed(ofVersion(e.Version))
+	}
+	if !eventName(e.Name) || len(e.Text) > wire.MaxText {
+		return e, malformed(errors.New("name or text is out of range"))
 	}
 	return e, nil
 }
@@ -113,7 +122,7 @@ func severityOf(name string) string {
 func (d *Dispatcher) verifyReceipt(ctx context.Context, device string, body []byte) (registry.ReceiptRecord, error) {
 	var none registry.ReceiptRecord
 	var r wire.Receipt
-	if err := strictjson.Unmarshal(body, &r); err != nil {
+	if err := strictjson.Inform(body, &r); err != nil {
 		return none, malformed(err)
 	}
 	cert, err := d.cfg.Registry.Certificate(ctx, r.Serial)
@@ -144,12 +153,14 @@ func forged(cause error) *badBody {
 func readReceipt(device string, payload []byte) (registry.ReceiptRecord, error) {
 	var none registry.ReceiptRecord
 	var body wire.ReceiptBody
-	if err := strictjson.Unmarshal(payload, &body); err != nil {
+	if err := strictjson.Inform(payload, &body); err != nil {
 		return none, malformed(err)
 	}
 	hash, err := hex.DecodeString(body.Envelope)
 	switch {
-	case body.Version != 1 || body.Device != device:
+	case body.Version != 1:
+		return none, malformed(ofVersion(body.Version))
+	case body.Device != device:
 		return none, forged(errors.New("it is about another device"))
 	case err != nil || len(hash) != sha256.Size:
 		return none, malformed(errors.New("envelope is not a SHA-256"))

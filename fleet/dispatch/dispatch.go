@@ -8,6 +8,7 @@ package dispatch
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -169,7 +170,7 @@ func (d *Dispatcher) work(ctx context.Context) {
 // marshal encodes body for topic; what devices trust by origin gets signed.
 func (d *Dispatcher) marshal(topic string, kind wire.Kind, body any) ([]byte, error) {
 	if kind == wire.KindVerdict || kind == wire.KindAck {
-		signed, err := wire.Sign(d.cfg.MessageKey, topic, body)
+		signed, err := Sign(d.cfg.MessageKey, topic, body)
 		if err != nil {
 			return nil, err
 		}
@@ -180,4 +181,13 @@ func (d *Dispatcher) marshal(topic string, kind wire.Kind, body any) ([]byte, er
 		return nil, fmt.Errorf("encode %s: %w", kind, err)
 	}
 	return payload, nil
+}
+
+// Sign wraps body for topic.
+func Sign(key ed25519.PrivateKey, topic string, body any) (wire.Signed, error) {
+	payload, err := json.Marshal(body)
+	if err != nil {
+		return wire.Signed{}, fmt.Errorf("encode %s: %w", topic, err)
+	}
+	return wire.Signed{Payload: payload, Signature: ed25519.Sign(key, wire.SignedBytes(topic, payload))}, nil
 }

@@ -92,16 +92,24 @@ func decodeHello(payload []byte, h *wire.Hello) error {
 	if len(payload) > wire.MaxBody {
 		return errTooLong
 	}
-	if err := strictjson.Unmarshal(payload, h); err != nil {
+	if err := strictjson.Inform(payload, h); err != nil {
 		return err
 	}
-	if h.Version != 1 || len(h.Software) > maxStream || len(h.Boot) > maxStream {
-		return errors.New("version is not 1, or a field is too long")
+	if h.Version != 1 {
+		return ofVersion(h.Version)
+	}
+	if len(h.Software) > maxStream || len(h.Boot) > maxStream {
+		return errors.New("a field is too long")
 	}
 	return nil
 }
 
 var errTooLong = errors.New("message is too long")
+
+// ofVersion refuses what is not of version 1.
+func ofVersion(v int) error {
+	return fmt.Errorf("it is of version %d, this server reads version 1: update the server before its gateways", v)
+}
 
 // decodeUp reads the outer form of an outbox message. The body is only known to
 // be one JSON value.
@@ -110,12 +118,12 @@ func decodeUp(payload []byte) (wire.Up, error) {
 	if len(payload) > 2*wire.MaxBody {
 		return up, errTooLong
 	}
-	if err := strictjson.Unmarshal(payload, &up); err != nil {
+	if err := strictjson.Inform(payload, &up); err != nil {
 		return up, err
 	}
 	switch {
 	case up.Version != 1:
-		return up, fmt.Errorf("version %d is not 1", up.Version)
+		return up, ofVersion(up.Version)
 	case !streamName(up.Stream):
 		return up, errors.New("stream has no valid name")
 	case up.Seq == 0, up.Prev >= up.Seq, up.Seq > 1<<62:

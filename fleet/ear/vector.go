@@ -25,7 +25,7 @@ const (
 
 // The rules of attest that a claim rests on, by the name that policies know.
 func executableRules() []string {
-	return []string{"event-log", "boot-application", "boot-phases", "uki-sections", "extensions", "ima", "clock"}
+	return []string{"event-log", "boot-application", "boot-phases", "uki-sections", "extensions", "ima", "ima-files", "ima-signatures", "ima-violations", "clock"}
 }
 
 // vectorOf says of each trustworthiness claim what the rules found. The tier of a
@@ -61,7 +61,7 @@ func executablesOf(rules []attest.RuleResult, files bool) int {
 		return contraindicated
 	case worst == attest.Degraded:
 		return unrecognized
-	case files && held(rules, "ima"):
+	case files && held(rules, "ima") && held(rules, "ima-files") && held(rules, "ima-signatures") && held(rules, "ima-violations"):
 		return approvedRuntime
 	}
 	return approvedBoot

@@ -23,6 +23,7 @@ type Token struct {
 	Expires        time.Time `json:"expires"`
 	AcceptEK       bool      `json:"accept_ek"`
 	AcceptFirmware bool      `json:"accept_firmware"`
+	AcceptSoftware bool      `json:"accept_software,omitempty"`
 	Device         string    `json:"device,omitempty"`
 }
 
@@ -33,6 +34,7 @@ type NewToken struct {
 	Seconds        int64  `json:"seconds"` // its life
 	AcceptEK       bool   `json:"accept_ek,omitempty"`
 	AcceptFirmware bool   `json:"accept_firmware,omitempty"`
+	AcceptSoftware bool   `json:"accept_software,omitempty"` // also for a gateway without a TPM
 }
 
 // Allowed is an entry of the allow-list, and the body that adds or removes one.
@@ -58,7 +60,7 @@ func (a *api) tokenOf(t registry.Token) Token {
 	}
 	return Token{
 		ID: t.ID, State: state, Note: t.Note, By: t.By, Created: t.Created, Expires: t.Expires,
-		AcceptEK: t.AcceptEK, AcceptFirmware: t.AcceptFirmware, Device: t.Device,
+		AcceptEK: t.AcceptEK, AcceptFirmware: t.AcceptFirmware, AcceptSoftware: t.AcceptSoftware, Device: t.Device,
 	}
 }
 
@@ -87,7 +89,10 @@ func (a *api) makeToken(r *http.Request) (any, error) {
 		return nil, refuse(http.StatusBadRequest, "who makes the token, or for how long, is missing", "give --by NAME and --life DURATION")
 	}
 	now := a.Now().UTC()
-	t := registry.Token{By: ask.By, Note: ask.Note, Created: now, Expires: now.Add(life), AcceptEK: ask.AcceptEK, AcceptFirmware: ask.AcceptFirmware}
+	t := registry.Token{
+		By: ask.By, Note: ask.Note, Created: now, Expires: now.Add(life),
+		AcceptEK: ask.AcceptEK, AcceptFirmware: ask.AcceptFirmware, AcceptSoftware: ask.AcceptSoftware,
+	}
 	var err error
 	var text string
 	if t.ID, text, err = admission.NewToken(r.Context(), a.Registry, t); err != nil {

@@ -19,6 +19,7 @@ type Device struct {
 	Model      string    `json:"model"`
 	Hostname   string    `json:"hostname,omitempty"`
 	Software   string    `json:"software"`
+	Keys       string    `json:"keys"` // tpm, software
 	EKVerified bool      `json:"ek_verified"`
 	LastSeen   time.Time `json:"last_seen"`
 	Created    time.Time `json:"created"`
@@ -77,8 +78,13 @@ func EnvelopeHash(e wire.Envelope) string {
 }
 
 func deviceOf(d registry.Device) Device {
+	keys := registry.KeysTPM
+	if d.SoftwareKeys {
+		keys = registry.KeysSoftware
+	}
 	return Device{
-		ID: d.ID, State: d.State, Grade: d.Grade, Model: d.Model, Hostname: d.Hostname, Software: d.Software,
+		Keys: keys,
+		ID:   d.ID, State: d.State, Grade: d.Grade, Model: d.Model, Hostname: d.Hostname, Software: d.Software,
 		EKVerified: d.EKVerified, LastSeen: d.LastSeen, Created: d.Created,
 	}
 }

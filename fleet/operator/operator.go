@@ -41,6 +41,8 @@ type Decision struct {
 	Reason string `json:"reason,omitempty"`
 	// AcceptEK approves a device whose EK certificate no known TPM maker signed.
 	AcceptEK bool `json:"accept_ek,omitempty"`
+	// AcceptSoftware approves a device without a TPM.
+	AcceptSoftware bool `json:"accept_software,omitempty"`
 }
 
 // New returns the handler of the API.
@@ -113,7 +115,7 @@ func readJSON(r *http.Request, v any) error {
 func (a *api) list(r *http.Request) (any, error) {
 	q := r.URL.Query()
 	rows, err := a.Registry.Devices(r.Context(), registry.Filter{
-		State: q.Get("state"), Grade: q.Get("grade"), Model: q.Get("model"), Search: q.Get("search"), After: q.Get("after"),
+		State: q.Get("state"), Grade: q.Get("grade"), Model: q.Get("model"), Keys: q.Get("keys"), Search: q.Get("search"), After: q.Get("after"),
 	})
 	if err != nil {
 		return nil, err
@@ -181,7 +183,10 @@ func (a *api) approve(r *http.Request) (any, error) {
 	if d.State != registry.Pending {
 		return nil, refuse(http.StatusConflict, id+" is "+d.State+", not waiting for approval", "gatewarden-fleet devices show "+id+" tells more")
 	}
-	if !decision.AcceptEK && !a.Vouched(d) {
+	if d.SoftwareKeys && !decision.AcceptSoftware {
+		return nil, refuse(http.StatusConflict, id+" has no TPM: nothing proves that its keys are not copied, or what it boots", "approve with --accept-software if you know this machine and can live with that")
+	}
+	if !d.SoftwareKeys && !decision.AcceptEK && !a.Vouched(d) {
 		return nil, refuse(http.StatusConflict, "no known TPM maker vouches for this device's EK", "add the maker to ek_roots, or approve with --accept-ek if you know this machine")
 	}
 	err = admission.ByHand(ctx, a.Registry, d, decision.By, decision.Reason, a.Now())

@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-const tokenColumns = `id, secret_hash, note, created_by, created, expires, accept_ek, accept_firmware, revoked_at, device, used_at`
+const tokenColumns = `id, secret_hash, note, created_by, created, expires, accept_ek, accept_firmware, revoked_at, device, used_at, accept_software`
 
 func scanToken(r row) (t Token, err error) {
 	var secret []byte
 	err = r.Scan(&t.ID, &secret, &t.Note, &t.By, when{&t.Created}, when{&t.Expires}, &t.AcceptEK, &t.AcceptFirmware,
-		when{&t.RevokedAt}, &t.Device, when{&t.UsedAt})
+		when{&t.RevokedAt}, &t.Device, when{&t.UsedAt}, &t.AcceptSoftware)
 	if err == nil && copy(t.SecretHash[:], secret) != 32 {
 		err = fmt.Errorf("token %s is damaged", t.ID)
 	}
@@ -22,8 +22,8 @@ func scanToken(r row) (t Token, err error) {
 // AddToken stores a token, with who made it in the audit.
 func (s *Store) AddToken(ctx context.Context, t Token) error {
 	err := s.write(ctx, func(tx *sql.Tx) error {
-		_, err := exec(ctx, tx, `INSERT INTO tokens (`+tokenColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, '', 0)`,
-			t.ID, t.SecretHash[:], clean(t.Note, maxText), clean(t.By, maxClaim), ms(t.Created), ms(t.Expires), flag(t.AcceptEK), flag(t.AcceptFirmware))
+		_, err := exec(ctx, tx, `INSERT INTO tokens (`+tokenColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, '', 0, $9)`,
+			t.ID, t.SecretHash[:], clean(t.Note, maxText), clean(t.By, maxClaim), ms(t.Created), ms(t.Expires), flag(t.AcceptEK), flag(t.AcceptFirmware), flag(t.AcceptSoftware))
 		if err != nil {
 			return err
 		}

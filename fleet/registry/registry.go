@@ -20,7 +20,7 @@ import (
 // Callers branch on these.
 var (
 	ErrNotFound = errors.New("not found")                      // unknown, consumed, expired, or another device's: which one stays untold
-	ErrConflict = errors.New("belongs to another TPM")         // a device id is bound to its EK for ever
+	ErrConflict = errors.New("belongs to another TPM")         // a device id is bound to its EK, or to its first key, for ever
 	ErrState    = errors.New("not in the device's state")      // AddCertificate: the device is Pending or out; Admit: it isn't Pending; SetState: only a person may
 	ErrTooNew   = errors.New("database is of a newer version") // OpenSQLite: made by a later release than this one
 )
@@ -55,6 +55,7 @@ type Device struct {
 	Hostname      string // a claim
 	Software      string // agent version: a claim
 	State         string // Pending, Active, Quarantined, Revoked, Decommissioned
+	SoftwareKeys  bool   // it has no TPM: EKName is softkey.Name of its first key, AKPublic that key, and there is no EK; never changes
 	EKName        []byte // TPM name of the EK; never changes
 	EKPublic      []byte // TPMT_PUBLIC
 	EKCertificate []byte // DER, nil if the chip has none
@@ -86,10 +87,17 @@ type Filter struct {
 	State  string
 	Grade  string
 	Model  string
+	Keys   string // KeysTPM, KeysSoftware
 	Search string // beginning of the id (with or without "gw-") or of the host name; case is ignored; costs as much as there are matches
 	After  string // id of the last device of the page before
 	Limit  int    // 1 to MaxPage; 0 means 50
 }
+
+// Where a device keeps its keys, for Filter.
+const (
+	KeysTPM      = "tpm"
+	KeysSoftware = "software"
+)
 
 // MaxPage is the largest page of any list.
 const MaxPage = 1000
@@ -123,6 +131,7 @@ type Token struct {
 	Expires        time.Time
 	AcceptEK       bool // also a device whose TPM maker is not known
 	AcceptFirmware bool // the firmware values that the device shows become a reference
+	AcceptSoftware bool // also a device without a TPM
 	RevokedAt      time.Time
 	Device         string // that it admitted, "" while it is unused
 	UsedAt         time.Time

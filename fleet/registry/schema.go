@@ -11,7 +11,7 @@ import (
 // changed once released; the schema's version is their number. {TEXT}, {BLOB}
 // and {ID} are the dialect's.
 func migrations() [][]string {
-	return [][]string{schema1(), updateTables(), proofTables(), firmwareTables(), admissionTables(), fallTables()}
+	return [][]string{schema1(), updateTables(), proofTables(), firmwareTables(), admissionTables(), fallTables(), softwareTables()}
 }
 
 func migrate(ctx context.Context, db *sql.DB, d dialect) error {
@@ -149,5 +149,14 @@ func admissionTables() []string {
 			kind {TEXT} NOT NULL, value {TEXT} NOT NULL, note {TEXT} NOT NULL, created_by {TEXT} NOT NULL, created BIGINT NOT NULL,
 			accept_firmware INTEGER NOT NULL, device {TEXT} NOT NULL, used_at BIGINT NOT NULL, PRIMARY KEY (kind, value))`,
 		`ALTER TABLE tickets ADD COLUMN token {TEXT} NOT NULL DEFAULT ''`,
+	}
+}
+
+// softwareTables: gateways without a TPM, and the tokens that let them in.
+func softwareTables() []string {
+	return []string{
+		`ALTER TABLE devices ADD COLUMN software_keys INTEGER NOT NULL DEFAULT 0`,
+		`ALTER TABLE tokens ADD COLUMN accept_software INTEGER NOT NULL DEFAULT 0`,
+		`CREATE INDEX devices_software ON devices (id) WHERE software_keys = 1`,
 	}
 }

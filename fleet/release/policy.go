@@ -26,8 +26,9 @@ type PolicyOptions struct {
 	// Attest is an attestation policy to start from in place of the one in the
 	// repository: rules, exceptions, releases that were not built here.
 	Attest    []byte
-	Operators []byte // policy/operators.json
-	Trust     []byte // trust/fleet.json
+	List      func(attest.Digest) ([]byte, error) // gives the lists of files that Attest names and the repository lacks
+	Operators []byte                              // policy/operators.json
+	Trust     []byte                              // trust/fleet.json
 }
 
 // Policy puts the owner's documents into the draft and returns the attestation
@@ -44,7 +45,11 @@ func (r *Repo) Policy(o PolicyOptions) ([]byte, error) {
 	if err != nil {
 		return fail(err)
 	}
-	files := []file{{path: attestPath, data: data}}
+	files, err := r.lists(data, o.List)
+	if err != nil {
+		return fail(err)
+	}
+	files = append(files, file{path: attestPath, data: data})
 	if o.Operators != nil {
 		if _, err := policy.ParseOperators(o.Operators); err != nil {
 			return fail(err)
@@ -111,6 +116,35 @@ func (r *Repo) attestPolicy(o PolicyOptions, before []byte) ([]byte, error) {
 		}
 	}
 	return encodePolicy(p)
+}
+
+// lists are those of a policy that the repository lacks. All of them are read: a policy
+// that no server could take in is not published.
+func (r *Repo) lists(policy []byte, read func(attest.Digest) ([]byte, error)) ([]file, error) {
+	p, err := attest.ParsePolicy(policy)
+	if err != nil {
+		return nil, err
+	}
+	all, err := r.entries(Targets)
+	if err != nil {
+		return nil, err
+	}
+	var missing []file
+	err = p.ReadLists(func(list attest.Digest) ([]byte, error) {
+		path := "policy/" + attest.IMAList(list)
+		if e, ok := all[path]; ok {
+			return r.content(path, e)
+		}
+		if read == nil {
+			return nil, errors.New("it is not in the repository: give the policy that names it again")
+		}
+		data, err := read(list)
+		if err == nil {
+			missing = append(missing, file{path: path, data: data})
+		}
+		return data, err
+	}, nil)
+	return missing, err
 }
 
 // encodePolicy writes what ParsePolicy reads, and nothing else.

@@ -16,14 +16,18 @@ import (
 // and no epoch ends that. They are over PCRs 11, 12 and 13, never 11 alone, and so hold
 // for the UKI too that carries them in its section .pcrsig, which is not measured there.
 // No secret of this program opens by them. systemd verifies signatures of RSA keys only.
+// The phase path "" is the boot before any phase was measured: there systemd opens what
+// crypttab names, unless systemd runs in the initrd too.
 func (r *Repo) SystemdSignatures(product, uki, loader string, phases []string) ([]byte, error) {
 	if len(phases) == 0 {
-		phases = DefaultPhases()
+		phases = append([]string{""}, DefaultPhases()...)
 	}
 	fail := func(err error) ([]byte, error) { return nil, fmt.Errorf("sign for systemd: %w", err) }
-	for _, word := range strings.Split(strings.Join(phases, ":"), ":") {
-		if !slices.Contains([]string{"enter-initrd", "leave-initrd", "sysinit", "ready"}, word) {
-			return fail(fmt.Errorf("phase %q is not one in which a secret may open", word))
+	for _, path := range phases {
+		for _, word := range words(path) {
+			if !slices.Contains([]string{"enter-initrd", "leave-initrd", "sysinit", "ready"}, word) {
+				return fail(fmt.Errorf("phase %q is not one in which a secret may open", word))
+			}
 		}
 	}
 	keys, err := r.policySigners(product)
@@ -43,7 +47,7 @@ func (r *Repo) SystemdSignatures(product, uki, loader string, phases []string) (
 	for _, secure := range []bool{true, false} {
 		boots[0].SecureBoot = secure
 		for _, path := range phases {
-			predicted := boots[0].PCRs(strings.Split(path, ":"))
+			predicted := boots[0].PCRs(words(path))
 			values := make(map[int]tpmpolicy.Digest)
 			for _, pcr := range []int{11, 12, 13} {
 				values[pcr] = tpmpolicy.Digest(predicted[pcr])
@@ -62,4 +66,9 @@ func (r *Repo) SystemdSignatures(product, uki, loader string, phases []string) (
 		return fail(err)
 	}
 	return data, nil
+}
+
+// words are those of a phase path, none for "".
+func words(path string) []string {
+	return strings.FieldsFunc(path, func(r rune) bool { return r == ':' })
 }

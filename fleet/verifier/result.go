@@ -14,7 +14,7 @@ import (
 // tell makes the attestation result that goes with a verdict. The verdict is stored
 // already: a result that can't be made costs a log line and no more.
 func (v *Verifier) tell(d registry.Device, policy string, nonce []byte, r *attest.Result, now time.Time) string {
-	if v.Results == nil {
+	if v.Results == nil || d.SoftwareKeys { // nothing of it was attested
 		return ""
 	}
 	token, err := v.Results.Issue(ear.Appraisal{

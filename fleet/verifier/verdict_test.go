@@ -44,6 +44,7 @@ type court struct {
 	ahead    atomic.Int64
 	fell     []string
 	posture  string // what the device claims
+	files    string // list of what may run; "": the policy has none
 }
 
 func (c *court) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
@@ -92,10 +93,15 @@ func newCourt(t *testing.T) *court {
 
 func (c *court) newVerifier() *verifier.Verifier {
 	c.Helper()
-	raw, err := json.Marshal(attest.Policy{Version: 1, Issued: time.Now().UTC(), Fleet: fleetID, Releases: []attest.Release{measured(goodLine).Release("lab", "1")}})
+	authored := attest.Policy{Version: 1, Issued: time.Now().UTC(), Fleet: fleetID, Releases: []attest.Release{measured(goodLine).Release("lab", "1")}}
+	if c.files != "" {
+		authored.IMA = &attest.IMAPolicy{Lists: []attest.Digest{sha256.Sum256([]byte(c.files))}}
+	}
+	raw, err := json.Marshal(authored)
 	c.must(err)
 	policy, err := attest.ParsePolicy(raw)
 	c.must(err)
+	c.must(policy.ReadLists(func(attest.Digest) ([]byte, error) { return []byte(c.files), nil }, nil))
 	v, err := verifier.New(verifier.Config{
 		Registry: c.store, Fleet: fleetID, Policy: func() *attest.Policy { return policy }, Now: c.now,
 		Fell: func(id string) { c.fell = append(c.fell, id) }, Log: slog.New(slog.DiscardHandler),

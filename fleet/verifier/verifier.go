@@ -27,7 +27,7 @@ import (
 // NonceLife is how long a challenge may be answered.
 const NonceLife = 2 * time.Minute
 
-// Config of a Verifier. All fields but Results, Brake and IMA are required.
+// Config of a Verifier. All fields but Results and Brake are required.
 type Config struct {
 	Registry *registry.Store
 	Fleet    string
@@ -37,7 +37,6 @@ type Config struct {
 	Results  *ear.Issuer         // tells others; nil: nobody is told
 	Brake    int                 // percent of a hardware model that may fall within an hour before the gate stops; 0: any share
 	Log      *slog.Logger
-	IMA      *attest.IMAReference // which files may be read and run; nil: IMA lists are replayed only
 }
 
 // logCache is how many bytes of parsed event logs are kept in memory.
@@ -101,7 +100,7 @@ func (v *Verifier) Challenge(ctx context.Context, device string) (wire.Challenge
 	if v.holds(ctx, m.EventLog) {
 		c.EventLog = m.EventLog
 	}
-	if size, digest, ok := m.Attest.IMA.Held(v.IMA); ok {
+	if size, digest, ok := m.Attest.IMA.Held(v.Policy()); ok {
 		c.IMALog = &wire.Held{Size: size, Digest: digest.String()}
 	}
 	return c, nil
@@ -161,7 +160,11 @@ func (v *Verifier) appraise(ctx context.Context, device string, channel Channel,
 	if err != nil {
 		return wire.Verdict{}, err
 	}
-	result, err := attest.Verify(ev, expect)
+	verify := attest.Verify
+	if d.SoftwareKeys { // by what it enrolled as, whatever the evidence says
+		verify = attest.VerifySoftware
+	}
+	result, err := verify(ev, expect)
 	if err != nil {
 		return wire.Verdict{}, err
 	}
@@ -178,7 +181,7 @@ func (v *Verifier) appraise(ctx context.Context, device string, channel Channel,
 func (v *Verifier) expect(ctx context.Context, d registry.Device, channel Channel, nonce []byte, m *attest.Memory, now time.Time) (attest.Expect, error) {
 	e := attest.Expect{
 		Fleet: v.Fleet, Device: d.ID, Model: d.Model, Nonce: nonce, AK: d.AKPublic, Channel: channel.Key,
-		Policy: v.Policy(), Last: m, Now: now, Logs: v.logs, IMA: v.IMA,
+		Policy: v.Policy(), Last: m, Now: now, Logs: v.logs,
 	}
 	certificates, err := v.Registry.Certificates(ctx, d.ID)
 	if err != nil {
@@ -253,7 +256,10 @@ func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Chan
 func (v *Verifier) record(d registry.Device, m memory, ev attest.Evidence, r *attest.Result, now time.Time) (registry.Verdict, error) {
 	m.Attest = *r.Remember(&m.Attest)
 	m.EventLog = hex.EncodeToString(ev.EventLog.Digest[:])
-	m.Answer = answerOf(ev, r)
+	m.Answer = nil
+	if !d.SoftwareKeys { // whose evidence nobody else could judge
+		m.Answer = answerOf(ev, r)
+	}
 	rules, err := json.Marshal(r.Rules())
 	if err != nil {
 		return registry.Verdict{}, fmt.Errorf("encode rules: %w", err)

@@ -75,7 +75,7 @@ func viewHealth(m registry.Message, last registry.Verdict, now time.Time) health
 		return healthView{Note: "No health message has arrived yet."}
 	}
 	var h wire.Health
-	if err := strictjson.Unmarshal(m.Body, &h); err != nil {
+	if err := strictjson.Inform(m.Body, &h); err != nil || h.Version != 1 {
 		return healthView{Note: "The last health message can't be read; the gateway may run a newer agent than this server knows."}
 	}
 	v := healthView{Note: "Reported " + at(m.Received, now).Ago + ".", Standing: standingMark(verifier.StandingOf(m, last))}
@@ -108,6 +108,12 @@ type pair struct {
 }
 
 func viewIdentity(d registry.Device, now time.Time) []pair {
+	if d.SoftwareKeys {
+		return enrolledAt([]pair{
+			{Key: "TPM", Value: "none: software keys", Mark: mark{Tone: toneWarn, Icon: "warn"}, Note: "nothing proves what it booted, or that its keys are not copied"},
+			{Key: "First key", Value: orDash(hex.EncodeToString(d.EKName)), Mono: true},
+		}, d, now)
+	}
 	ek := pair{Key: "TPM", Value: "maker's certificate verified", Mark: mark{Tone: toneOK, Icon: "ok"}}
 	switch {
 	case !d.EKVerified && len(d.EKCertificate) > 0:
@@ -120,8 +126,12 @@ func viewIdentity(d registry.Device, now time.Time) []pair {
 		out = append(out, pair{Key: "EK issued by", Value: plain(c.Issuer.String())})
 	}
 	out = append(out, pair{Key: "EK name", Value: orDash(hex.EncodeToString(d.EKName)), Mono: true},
-		pair{Key: "AK name", Value: orDash(tpmName(d.AKPublic)), Mono: true},
-		pair{Key: "Enrolled", At: at(d.Created, now)})
+		pair{Key: "AK name", Value: orDash(tpmName(d.AKPublic)), Mono: true})
+	return enrolledAt(out, d, now)
+}
+
+func enrolledAt(out []pair, d registry.Device, now time.Time) []pair {
+	out = append(out, pair{Key: "Enrolled", At: at(d.Created, now)})
 	if !d.ApprovedAt.IsZero() {
 		out = append(out, pair{Key: "Approved", Value: "by " + plain(d.ApprovedBy) + ",", At: at(d.ApprovedAt, now)})
 	}

@@ -71,6 +71,7 @@ type row struct {
 	State, Grade              mark
 	Attested, Seen            moment
 	Silent                    bool
+	SoftwareKeys              bool
 	Life                      life
 }
 
@@ -139,7 +140,7 @@ func viewRow(d registry.DeviceRow, now time.Time) row {
 	r := row{
 		ID: d.ID, Name: name(d.Device), Software: plain(d.Software), Model: plain(d.Model), State: stateMark(d.State),
 		Grade: gradeMark(d.Grade), Attested: at(d.GradeAt, now), Seen: at(d.LastSeen, now), Silent: silent(d.Device, now),
-		Running: orDash(plain(d.Running)), Update: updateNote(d.Device),
+		Running: orDash(plain(d.Running)), Update: updateNote(d.Device), SoftwareKeys: d.SoftwareKeys,
 	}
 	switch {
 	case registry.Out(d.State) && d.CertSerial != "":

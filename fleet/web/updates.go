@@ -37,7 +37,7 @@ func viewUpdates(k record, now time.Time) updatesView {
 	switch {
 	case json.Unmarshal(k.verdict.Claims, &quoted) == nil && quoted.Slot != "":
 		v.Slot.Value, v.Slot.Note = plain(quoted.Slot), "as its last quote names it"
-	case strictjson.Unmarshal(k.health.Body, &h) == nil && h.Slot != "":
+	case strictjson.Inform(k.health.Body, &h) == nil && h.Slot != "":
 		v.Slot.Value, v.Slot.Note = plain(h.Slot), "as the gateway reports it"
 	}
 	for i, u := range k.updates {

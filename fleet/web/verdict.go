@@ -54,7 +54,7 @@ func viewVerdict(d registry.Device, last registry.Verdict, now time.Time) verdic
 		v.Said, v.Rule = proseOf("This gateway was taken out of the fleet. It gets no certificate and can't connect."), ""
 	case d.State == registry.Pending:
 		v.Mark, v.Said, v.Rule = mark{toneWarn, "wait", "Waiting for approval"}, proseOf(pendingWords(d)), ""
-		v.Hint = proseOf("An operator lets it in with `gatewarden-fleet devices approve " + d.ID + "`.")
+		v.Hint = proseOf("An operator lets it in with `gatewarden-fleet devices approve " + d.ID + acceptFlag(d) + "`.")
 	case v.At.Known && v.Said == nil:
 		v.Said = proseOf("The verifier gave no reason.")
 	case !v.At.Known:
@@ -65,7 +65,18 @@ func viewVerdict(d registry.Device, last registry.Verdict, now time.Time) verdic
 	return v
 }
 
+// acceptFlag is what an operator has to add to approve d knowingly.
+func acceptFlag(d registry.Device) string {
+	if d.SoftwareKeys {
+		return " --accept-software"
+	}
+	return ""
+}
+
 func pendingWords(d registry.Device) string {
+	if d.SoftwareKeys {
+		return "It has no TPM: its keys are software keys, and nothing proves what it booted. Approve it only if you know this machine and can live with that."
+	}
 	if d.EKVerified {
 		return "Its TPM is genuine: the EK certificate is by a known maker and the chip holds the keys. Approval freezes the firmware values that it showed."
 	}

@@ -163,6 +163,23 @@ func TestDevicePageSaysAllWithoutScript(t *testing.T) {
 	}
 }
 
+// TestGatewayWithoutTPMIsMarkedWhereverItIsShown: before its approval and after.
+func TestGatewayWithoutTPMIsMarkedWhereverItIsShown(t *testing.T) {
+	store := openRegistry(t)
+	id := deviceID("bare")
+	if _, _, err := store.Enroll(t.Context(), registry.Device{ID: id, Model: "old box", Hostname: "bare", SoftwareKeys: true, EKName: []byte{0xff, 0xff, 1}, Created: now}); err != nil {
+		t.Fatal(err)
+	}
+	h := newSite(t, store)
+	wants(t, text(get(t, h, "/")), "software keys")
+	wants(t, text(get(t, h, "/devices/"+id)), "It has no TPM: its keys are software keys", "devices approve "+id+" --accept-software", "none: software keys", "First key ffff01")
+	if err := store.SetState(t.Context(), id, registry.Active, "olga", "test", now); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, text(get(t, h, "/")), "software keys")
+	wants(t, text(get(t, h, "/devices/"+id)), "none: software keys nothing proves what it booted")
+}
+
 func TestUnknownPagesSaySo(t *testing.T) {
 	h := newSite(t, openRegistry(t))
 	for target, says := range map[string]string{

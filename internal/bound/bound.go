@@ -56,7 +56,7 @@ func Head(prev [sha256.Size]byte, line []byte) [sha256.Size]byte {
 func Decode(line []byte) (Entry, [sha256.Size]byte, error) {
 	var e Entry
 	var prev [sha256.Size]byte
-	if err := strictjson.Unmarshal(line, &e); err != nil {
+	if err := strictjson.Inform(line, &e); err != nil {
 		return e, prev, err
 	}
 	raw, err := hex.DecodeString(e.Prev)

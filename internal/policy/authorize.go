@@ -168,7 +168,7 @@ func parseCommand(data []byte) (wire.Command, *Refusal) {
 func fault(c wire.Command) string {
 	switch {
 	case c.Version != 1:
-		return "its version is not 1"
+		return "its version is not 1: a higher one is for a newer release than this"
 	case !validFleet(c.Fleet):
 		return "the fleet's id is not one"
 	case !matches(`^[a-z0-9-]{16,64}$`, c.ID):

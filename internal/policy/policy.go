@@ -89,7 +89,7 @@ func (f *Fleet) check() error {
 func checkHead(version int, issued time.Time, fleet string) error {
 	switch {
 	case version != 1:
-		return fmt.Errorf("version is %d, not 1", version)
+		return fmt.Errorf("version is %d, not 1: a higher one is for a newer release than this", version)
 	case issued.IsZero():
 		return errors.New("issued is missing")
 	case !validFleet(fleet):

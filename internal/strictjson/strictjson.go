@@ -2,8 +2,8 @@
 // reading of the bytes exists, or they are refused.
 //
 // It refuses what encoding/json lets pass: a key twice, a key that only matches
-// when upper and lower case are ignored, an unknown key, text behind the value,
-// invalid UTF-8, and nesting deeper than MaxDepth.
+// when upper and lower case are ignored, text behind the value, invalid UTF-8,
+// nesting deeper than MaxDepth and, but for Inform, an unknown key.
 package strictjson
 
 import (
@@ -22,7 +22,13 @@ import (
 const MaxDepth = 32
 
 // Unmarshal decodes data into v, a non-nil pointer. v is unchanged on error.
-func Unmarshal(data []byte, v any) error {
+func Unmarshal(data []byte, v any) error { return unmarshal(data, v, false) }
+
+// Inform is Unmarshal for what informs and authorises nothing (docs/adr/034): keys
+// that v does not have are passed over, so that a newer peer may say more.
+func Inform(data []byte, v any) error { return unmarshal(data, v, true) }
+
+func unmarshal(data []byte, v any, open bool) error {
 	target := reflect.ValueOf(v)
 	if target.Kind() != reflect.Pointer || target.IsNil() {
 		return errors.New("strictjson: target is not a pointer")
@@ -30,11 +36,11 @@ func Unmarshal(data []byte, v any) error {
 	if !utf8.Valid(data) {
 		return errors.New("invalid UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	if err := walk(dec, target.Type(), 0); err != nil {
+	w := walker{json.NewDecoder(bytes.NewReader(data)), open}
+	if err := w.walk(target.Type(), 0); err != nil {
 		return err
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+	if _, err := w.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("text after the JSON value")
 	}
 	fresh := reflect.New(target.Type().Elem())
@@ -45,13 +51,18 @@ func Unmarshal(data []byte, v any) error {
 	return nil
 }
 
+type walker struct {
+	*json.Decoder
+	open bool // unknown keys pass
+}
+
 // walk reads one value and checks its keys against t; a nil t checks only for
 // keys that occur twice.
-func walk(dec *json.Decoder, t reflect.Type, depth int) error {
+func (w walker) walk(t reflect.Type, depth int) error {
 	if depth > MaxDepth {
 		return fmt.Errorf("nested deeper than %d", MaxDepth)
 	}
-	token, err := dec.Token()
+	token, err := w.Token()
 	if err != nil {
 		if errors.Is(err, io.EOF) {
 			return io.ErrUnexpectedEOF
@@ -60,51 +71,48 @@ func walk(dec *json.Decoder, t reflect.Type, depth int) error {
 	}
 	switch token {
 	case json.Delim('{'):
-		return walkObject(dec, plain(t), depth)
+		return w.walkObject(plain(t), depth)
 	case json.Delim('['):
 		var elem reflect.Type
 		if t = plain(t); t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
 			elem = t.Elem()
 		}
-		for dec.More() {
-			if err := walk(dec, elem, depth+1); err != nil {
+		for w.More() {
+			if err := w.walk(elem, depth+1); err != nil {
 				return err
 			}
 		}
-		_, err = dec.Token()
+		_, err = w.Token()
 	}
 	return err
 }
 
-func walkObject(dec *json.Decoder, t reflect.Type, depth int) error {
+func (w walker) walkObject(t reflect.Type, depth int) error {
 	seen := make(map[string]bool)
-	for dec.More() {
-		token, err := dec.Token()
+	for w.More() {
+		token, err := w.Token()
 		if err != nil {
 			return err
 		}
-		key, ok := token.(string)
-		if !ok {
-			return errors.New("object key is not a string")
-		}
+		key, _ := token.(string) // the decoder takes nothing else here
 		if seen[key] {
 			return fmt.Errorf("key %q occurs twice", key)
 		}
 		seen[key] = true
-		value, err := member(t, key)
+		value, err := w.member(t, key)
 		if err != nil {
 			return err
 		}
-		if err := walk(dec, value, depth+1); err != nil {
+		if err := w.walk(value, depth+1); err != nil {
 			return err
 		}
 	}
-	_, err := dec.Token()
+	_, err := w.Token()
 	return err
 }
 
 // member returns the type of the value that key has in t, nil if t does not say.
-func member(t reflect.Type, key string) (reflect.Type, error) {
+func (w walker) member(t reflect.Type, key string) (reflect.Type, error) {
 	switch {
 	case t == nil:
 		return nil, nil
@@ -113,30 +121,32 @@ func member(t reflect.Type, key string) (reflect.Type, error) {
 	case t.Kind() != reflect.Struct:
 		return nil, nil
 	}
-	if field, ok := fieldNamed(t, key); ok {
-		return field, nil
+	name, value := fieldNamed(t, key)
+	if name == key || name == "" && w.open {
+		return value, nil
 	}
-	return nil, fmt.Errorf("unknown key %q", key)
+	return nil, fmt.Errorf("unknown key %q: a mistake, or made for a newer version than this one", key)
 }
 
-func fieldNamed(t reflect.Type, key string) (reflect.Type, bool) {
+// fieldNamed finds the field that encoding/json would choose: case may differ.
+func fieldNamed(t reflect.Type, key string) (found string, value reflect.Type) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if f.Anonymous && name == "" {
-			if inner, ok := fieldNamed(plain(f.Type), key); ok {
-				return inner, true
+			if inner, v := fieldNamed(plain(f.Type), key); inner != "" && found != key {
+				found, value = inner, v
 			}
 			continue
 		}
 		if name == "" {
 			name = f.Name
 		}
-		if f.IsExported() && name == key && name != "-" {
-			return f.Type, true
+		if f.IsExported() && name != "-" && strings.EqualFold(name, key) && found != key {
+			found, value = name, f.Type
 		}
 	}
-	return nil, false
+	return found, value
 }
 
 // plain strips pointers; types that decode themselves are not looked into.

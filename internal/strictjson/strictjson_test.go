@@ -60,6 +60,42 @@ func TestOneReadingOrNone(t *testing.T) {
 	}
 }
 
+// TestInformPassesOverUnknownKeysAndNothingElse: what it reads is what Unmarshal
+// reads of the same value without them.
+func TestInformPassesOverUnknownKeysAndNothingElse(t *testing.T) {
+	good := map[string]sample{
+		`{"name":"x","extra":{"Name":[1,{"a":2}]}}`:          {Name: "x"},
+		`{"extra":1,"name":"x","inner":{"b":7,"a":1}}`:       {Name: "x", Inner: &inner{A: 1}},
+		`{"many":[{"a":1,"more":null},{"more":[],"a":2}]}`:   {Many: []inner{{A: 1}, {A: 2}}},
+		`{"free":{"K":"v","k":"v"},"other":{"K":"","k":""}}`: {Free: map[string]string{"K": "v", "k": "v"}},
+	}
+	for in, want := range good {
+		var s sample
+		if err := Inform([]byte(in), &s); err != nil || !reflect.DeepEqual(s, want) {
+			t.Errorf("%s: %+v, %v", in, s, err)
+		}
+	}
+	bad := map[string]string{
+		`{"name":"x","Name":"y"}`:                   `unknown key "Name"`,
+		`{"name":"x","inner":{"A":1}}`:              `unknown key "A"`,
+		`{"many":[{"a":1,"\u0041":2}]}`:             `unknown key "A"`,
+		`{"extra":1,"extra":2}`:                     "twice",
+		`{"extra":{"a":1,"a":2}}`:                   "twice",
+		`{"extra":` + strings.Repeat("[", 40) + `1`: "deeper",
+		`{"name":"x","extra":1} {}`:                 "after",
+		`{"name":7,"extra":1}`:                      "cannot unmarshal",
+		"{\"name\":\"x\",\"extra\":\"\xff\"}":       "UTF-8",
+		`{"name":"x","extra":`:                      "EOF",
+		`{"name":"y","inne\u0052":1}`:               `unknown key "inneR"`,
+	}
+	for in, want := range bad {
+		s := sample{Name: "before"}
+		if err := Inform([]byte(in), &s); err == nil || !strings.Contains(err.Error(), want) || s.Name != "before" {
+			t.Errorf("%s: %+v, got %v, want an error with %q", in, s, err, want)
+		}
+	}
+}
+
 func FuzzAcceptedBytesDecodeTheSameAgain(f *testing.F) {
 	f.Add([]byte(`{"name":"x","inner":{"a":1}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -75,6 +75,5 @@ type Problem struct {
 	Rule   string `json:"rule,omitempty"` // which check refused, a constant word
 }
 
-// RuleStaleVerdict is the Problem.Rule of an enrolment that needs fresh evidence
-// first: attest again, then repeat the request.
+// RuleStaleVerdict is the Problem.Rule that says: attest again, then repeat the request.
 const RuleStaleVerdict = "stale-verdict"

@@ -13,6 +13,7 @@ type Health struct {
 	Challenge []byte    `json:"challenge,omitempty"` // for commands while it has not
 	Posture   string    `json:"posture"`             // SHA-256 (hex) over the findings; the next quote's claims carry it
 	Dropped   uint64    `json:"dropped"`             // messages that a full outbox lost since the agent started
+	Verdict   string    `json:"verdict,omitempty"`   // summary of the last verdict, in the fleet's words
 }
 
 // Finding is the outcome of one health check.

@@ -40,11 +40,12 @@ type schema struct {
 // schemas makes them from types, with the comments of their source.
 type schemas struct {
 	t        *testing.T
+	open     bool                         // unknown keys are passed over
 	comments map[string]map[string]string // package path -> "Type" or "Type.Field" -> comment
 }
 
-func newSchemas(t *testing.T) *schemas {
-	return &schemas{t: t, comments: map[string]map[string]string{}}
+func newSchemas(t *testing.T, open bool) *schemas {
+	return &schemas{t: t, open: open, comments: map[string]map[string]string{}}
 }
 
 func (s *schemas) of(t reflect.Type) *schema {
@@ -90,6 +91,9 @@ func (s *schemas) object(t reflect.Type) *schema {
 	o := &schema{
 		Type: "object", Title: t.Name(), Description: s.comment(t, t.Name()),
 		Properties: map[string]*schema{}, Values: &schema{Nothing: &struct{}{}},
+	}
+	if s.open {
+		o.Values = &schema{}
 	}
 	for i := range t.NumField() {
 		f := t.Field(i)

@@ -1,8 +1,8 @@
 // Package wire holds what gateway and fleet say to each other: topics, message
 // bodies, the byte strings that get signed, and the limits on all of them.
 //
-// It decides nothing. Whoever receives a message decodes it with strictjson,
-// checks the signature that the type names, and only then looks at the fields.
+// It decides nothing. Whoever receives a message checks the signature that the type
+// names, and decodes with strictjson: Inform for what informs, Unmarshal for the rest.
 package wire
 
 import (
@@ -153,6 +153,14 @@ type Verdict struct {
 	Result      string    `json:"result,omitempty"` // the same for others: a signed attestation result, valid for minutes
 }
 
+// Summary is the first line of the explanation; without one, the grade.
+func (v Verdict) Summary() string {
+	if len(v.Explanation) == 0 {
+		return v.Grade
+	}
+	return v.Explanation[0]
+}
+
 // Ack says that the fleet has durably taken in all of Stream up to UpTo.
 // A device rewinds to UpTo when it lies below what it sent.
 type Ack struct {
@@ -174,26 +182,17 @@ func SignedBytes(topic string, payload []byte) []byte {
 	return append(append(b, 0), payload...)
 }
 
-// Sign wraps body for topic.
-func Sign(key ed25519.PrivateKey, topic string, body any) (Signed, error) {
-	payload, err := json.Marshal(body)
-	if err != nil {
-		return Signed{}, fmt.Errorf("encode %s: %w", topic, err)
-	}
-	return Signed{Payload: payload, Signature: ed25519.Sign(key, SignedBytes(topic, payload))}, nil
-}
-
 // OpenSigned verifies data, a Signed that arrived on topic, against any of keys
-// and decodes its payload into body.
+// and decodes its payload, which informs, into body.
 func OpenSigned(keys []ed25519.PublicKey, topic string, data []byte, body any) error {
 	var s Signed
-	if err := strictjson.Unmarshal(data, &s); err != nil {
+	if err := strictjson.Inform(data, &s); err != nil {
 		return fmt.Errorf("decode signed message: %w", err)
 	}
 	message := SignedBytes(topic, s.Payload)
 	for _, key := range keys {
 		if len(key) == ed25519.PublicKeySize && ed25519.Verify(key, message, s.Signature) {
-			return strictjson.Unmarshal(s.Payload, body)
+			return strictjson.Inform(s.Payload, body)
 		}
 	}
 	return fmt.Errorf("signature is by none of the %d message keys of this fleet", len(keys))

@@ -5,7 +5,8 @@
 // chip holds one digest, an NV index of type EXTEND: value := SHA-256(value || head).
 // There is no command that sets it back, and the file beside it is of use only while
 // it fits. Who has the owner hierarchy's password (or finds none set) can delete the
-// index; that is an *Alarm, and so is an index that was made again.
+// index; that is an *Alarm, and so is an index that was made again. Who holds the bus
+// can hide the index, and show no other value than the chip's.
 package anchor
 
 import (
@@ -16,7 +17,8 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
-	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 const (
@@ -40,11 +42,15 @@ type Record struct {
 	Format int   `json:"v"` // 1
 	Last   Mark  `json:"last"`
 	Next   *Mark `json:"next,omitempty"` // the chip may hold this already: the power may have gone
+	// Storage is the Name of the chip's storage key when the record began: who holds the
+	// bus can't answer in its place. Check adds it to a record of an older version.
+	Storage []byte `json:"storage,omitempty"`
 }
 
 // Alarm says that the chip's value is not the one that the record says. Rules: missing
-// (the index was deleted), foreign (something else is in its place), moved (the record
-// is old, or somebody else extended the index), record (it is no record).
+// (the index was deleted), unwritten (and made again), foreign (something else is in its
+// place), moved (the record is old, or somebody else extended the index), replaced (the
+// chip's storage key is another), record (it is no record).
 type Alarm struct {
 	Rule string
 	Text string
@@ -57,7 +63,7 @@ func (a *Alarm) Explained() {}
 
 // Begin makes the index if it is not there, and starts a record with what it holds and
 // nothing anchored. owner is the password of the owner hierarchy, nil if it has none.
-func Begin(chip transport.TPM, owner []byte) (Record, error) {
+func Begin(chip *core.Chip, owner []byte) (Record, error) {
 	there, err := readPublic(chip)
 	if err != nil {
 		return Record{}, err
@@ -67,48 +73,68 @@ func Begin(chip transport.TPM, owner []byte) (Record, error) {
 			return Record{}, err
 		}
 	}
-	value, err := Read(chip)
-	return Record{Format: format, Last: Mark{Value: value}}, err
+	// An index is never seen as it was made: whoever says so later lies, or made it again.
+	if there == nil || !there.Attributes.Written {
+		if err := extend(chip, make([]byte, size)); err != nil {
+			return Record{}, err
+		}
+	}
+	key, err := chip.Storage()
+	if err != nil {
+		return Record{}, err
+	}
+	r := Record{Format: format, Storage: bytes.Clone(key.Handle.Name.Buffer)}
+	r.Last.Value, err = read(chip, r.Storage)
+	return r, err
 }
 
-// Read returns what the chip holds; zeros before it was first extended. Errors: *Alarm.
-func Read(chip transport.TPM) ([]byte, error) {
+// Fresh tells that nothing was ever anchored in the index.
+func (r Record) Fresh() bool {
+	first := sha256.Sum256(make([]byte, 2*size))
+	return bytes.Equal(r.Last.Value, first[:])
+}
+
+// read returns what the chip holds.
+func read(chip *core.Chip, storage []byte) ([]byte, error) {
 	index, written, err := open(chip)
 	if err != nil {
 		return nil, err
 	}
 	if !written {
-		return make([]byte, size), nil
+		return nil, &Alarm{"unwritten", fmt.Sprintf("NV index %#x was deleted and made again", Index)}
 	}
-	rsp, err := tpm2.NVRead{
-		AuthHandle: tpm2.AuthHandle{Handle: index.Handle, Name: index.Name, Auth: tpm2.PasswordAuth(nil)},
-		NVIndex:    index,
-		Size:       size,
-	}.Execute(chip)
-	if err != nil {
-		return nil, err
+	value, err := chip.ReadNV(index, size, storage)
+	switch {
+	case errors.Is(err, tpm2.TPMRCAuthFail) || errors.Is(err, tpm2.TPMRCBadAuth):
+		return nil, &Alarm{"foreign", fmt.Sprintf("NV index %#x is not what it was said to be", Index)}
+	case errors.Is(err, core.ErrReplaced):
+		return nil, &Alarm{"replaced", "the TPM has another storage key than when the record began"}
 	}
-	if len(rsp.Data.Buffer) != size {
-		return nil, fmt.Errorf("read anchor: %d bytes", len(rsp.Data.Buffer))
-	}
-	return rsp.Data.Buffer, nil
+	return value, err
 }
 
 // Check compares a record with the chip, and returns it with Next settled: the last
 // mark that is anchored. Errors: *Alarm.
-func Check(chip transport.TPM, r Record) (Record, error) {
+func Check(chip *core.Chip, r Record) (Record, error) {
 	if r.Format != format || len(r.Last.Value) != size || r.Next != nil && len(r.Next.Value) != size {
 		return Record{}, &Alarm{"record", "the record is damaged, or of another version"}
 	}
-	value, err := Read(chip)
+	if r.Storage == nil {
+		key, err := chip.Storage()
+		if err != nil {
+			return Record{}, err
+		}
+		r.Storage = bytes.Clone(key.Handle.Name.Buffer)
+	}
+	value, err := read(chip, r.Storage)
 	if err != nil {
 		return Record{}, err
 	}
 	switch {
 	case bytes.Equal(value, r.Last.Value):
-		return Record{Format: format, Last: r.Last}, nil
+		return Record{Format: format, Last: r.Last, Storage: r.Storage}, nil
 	case r.Next != nil && bytes.Equal(value, r.Next.Value):
-		return Record{Format: format, Last: *r.Next}, nil
+		return Record{Format: format, Last: *r.Next, Storage: r.Storage}, nil
 	}
 	return Record{}, &Alarm{"moved", "the TPM's anchor is not the recorded one: an old copy was put back, or somebody else extended it"}
 }
@@ -116,11 +142,11 @@ func Check(chip transport.TPM, r Record) (Record, error) {
 // With is the record to store before Extend anchors a head with it.
 func (r Record) With(index uint64, head []byte) Record {
 	value := sha256.Sum256(append(bytes.Clone(r.Last.Value), head...))
-	return Record{Format: format, Last: r.Last, Next: &Mark{Value: value[:], Index: index, Head: head}}
+	return Record{Format: format, Last: r.Last, Storage: r.Storage, Next: &Mark{Value: value[:], Index: index, Head: head}}
 }
 
 // Extend anchors the record's next head. If it fails, Check tells whether it did so.
-func Extend(chip transport.TPM, r Record) (Record, error) {
+func Extend(chip *core.Chip, r Record) (Record, error) {
 	if r.Next == nil {
 		return Record{}, errors.New("extend anchor: the record has nothing to anchor")
 	}
@@ -135,7 +161,7 @@ func Extend(chip transport.TPM, r Record) (Record, error) {
 
 // extend is TPM2_NV_Extend (Part 3, 31.9), which the library lacks, with the index's
 // own empty password.
-func extend(chip transport.TPM, data []byte) error {
+func extend(chip *core.Chip, data []byte) error {
 	command := []byte{0x80, 0x02, 0, 0, 0, 0, 0, 0, 0x01, 0x36}
 	for _, word := range []uint32{Index, Index, 9, uint32(tpm2.TPMRSPW)} {
 		command = binary.BigEndian.AppendUint32(command, word)
@@ -167,7 +193,7 @@ func public() tpm2.TPMSNVPublic {
 	}
 }
 
-func define(chip transport.TPM, owner []byte) error {
+func define(chip *core.Chip, owner []byte) error {
 	auth := tpm2.PasswordAuth(nil)
 	if len(owner) != 0 {
 		auth = tpm2.HMAC(tpm2.TPMAlgSHA256, 16, tpm2.Auth(owner)) // the chip ends it with the command, or with its failure
@@ -180,7 +206,7 @@ func define(chip transport.TPM, owner []byte) error {
 }
 
 // open finds the index and refuses another in its place.
-func open(chip transport.TPM) (index tpm2.NamedHandle, written bool, err error) {
+func open(chip *core.Chip) (index tpm2.NamedHandle, written bool, err error) {
 	area, err := readPublic(chip)
 	if err != nil {
 		return tpm2.NamedHandle{}, false, err
@@ -201,7 +227,7 @@ func open(chip transport.TPM) (index tpm2.NamedHandle, written bool, err error) 
 }
 
 // readPublic is nil if there is no such index.
-func readPublic(chip transport.TPM) (*tpm2.TPMSNVPublic, error) {
+func readPublic(chip *core.Chip) (*tpm2.TPMSNVPublic, error) {
 	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(Index)}.Execute(chip)
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		return nil, nil

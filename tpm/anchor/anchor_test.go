@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -25,28 +26,58 @@ func head(text string) []byte {
 	return sum[:]
 }
 
-func dial(t *testing.T, power *tpmtest.Power) *tpmtest.Faults {
+// gate is a connection whose bus somebody may hold.
+type gate struct {
+	*tpmtest.Faults
+	tpm *tpm.TPM
+}
+
+func dial(t *testing.T, power *tpmtest.Power, options ...tpm.Option) gate {
 	t.Helper()
 	conn, err := net.Dial("unix", power.Socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return tpmtest.NewFaults(transport.FromReadWriteCloser(conn))
+	faults := tpmtest.NewFaults(transport.FromReadWriteCloser(conn))
+	chip := tpm.New(faults, options...)
+	t.Cleanup(func() { _ = chip.Close() })
+	return gate{faults, chip}
 }
 
-func begin(t *testing.T, chip transport.TPM) anchor.Record {
+func (g gate) do(fn func(c *tpm.Chip) (anchor.Record, error)) (r anchor.Record, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	err = g.tpm.Do(ctx, "test anchor", func(c *tpm.Chip) (err error) {
+		r, err = fn(c)
+		return err
+	})
+	return r, err
+}
+
+func (g gate) begin(owner []byte) (anchor.Record, error) {
+	return g.do(func(c *tpm.Chip) (anchor.Record, error) { return anchor.Begin(c, owner) })
+}
+
+func (g gate) check(r anchor.Record) (anchor.Record, error) {
+	return g.do(func(c *tpm.Chip) (anchor.Record, error) { return anchor.Check(c, r) })
+}
+
+func (g gate) extend(r anchor.Record) (anchor.Record, error) {
+	return g.do(func(c *tpm.Chip) (anchor.Record, error) { return anchor.Extend(c, r) })
+}
+
+func begin(t *testing.T, chip gate) anchor.Record {
 	t.Helper()
-	r, err := anchor.Begin(chip, nil)
+	r, err := chip.begin(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r
 }
 
-func extend(t *testing.T, chip transport.TPM, r anchor.Record, index uint64) anchor.Record {
+func extend(t *testing.T, chip gate, r anchor.Record, index uint64) anchor.Record {
 	t.Helper()
-	next, err := anchor.Extend(chip, r.With(index, head(fmt.Sprint(index))))
+	next, err := chip.extend(r.With(index, head(fmt.Sprint(index))))
 	if err != nil || next.Last.Index != index || next.Next != nil {
 		t.Fatalf("anchored %d: %+v, %v", index, next, err)
 	}
@@ -61,7 +92,7 @@ func wantAlarm(t *testing.T, err error, rule string) {
 	}
 }
 
-func undefine(t *testing.T, chip transport.TPM) {
+func undefine(t *testing.T, chip gate) {
 	t.Helper()
 	public, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(anchor.Index)}.Execute(chip)
 	if err != nil {
@@ -88,13 +119,13 @@ func TestAnOldCopyIsFoundOut(t *testing.T) {
 		chip = dial(t, power)
 	}
 	last := records[len(records)-1]
-	if again, err := anchor.Check(chip, last); err != nil || again.Last.Index != 40 || !bytes.Equal(again.Last.Head, head("40")) {
+	if again, err := chip.check(last); err != nil || again.Last.Index != 40 || !bytes.Equal(again.Last.Head, head("40")) {
 		t.Errorf("the last: %+v %v", again, err)
 	}
 	for _, old := range records[:len(records)-1] {
-		_, err := anchor.Check(chip, old)
+		_, err := chip.check(old)
 		wantAlarm(t, err, "moved")
-		_, err = anchor.Check(chip, old.With(41, head("41")))
+		_, err = chip.check(old.With(41, head("41")))
 		wantAlarm(t, err, "moved")
 	}
 	out, err := tpmtest.Tool(t, power.Socket, "", "tpm2_nvread", fmt.Sprintf("%#x", anchor.Index)).Output()
@@ -102,7 +133,7 @@ func TestAnOldCopyIsFoundOut(t *testing.T) {
 		t.Errorf("the tools read %x %v", out, err)
 	}
 	for _, damaged := range []anchor.Record{{}, {Format: 1}, {Format: 2, Last: last.Last}} {
-		_, err := anchor.Check(chip, damaged)
+		_, err := chip.check(damaged)
 		wantAlarm(t, err, "record")
 	}
 }
@@ -116,10 +147,10 @@ func TestPowerCutAtEachCommandOfAnExtendIsSettled(t *testing.T) {
 			r := extend(t, chip, begin(t, chip), 1)
 			stored := r.With(2, head("2"))
 			chip.At(n, tpmtest.Cut(after))
-			if _, err := anchor.Extend(chip, stored); err == nil {
+			if _, err := chip.extend(stored); err == nil {
 				t.Fatalf("a cut at command %d went unseen", n)
 			}
-			settled, err := anchor.Check(dial(t, power), stored)
+			settled, err := dial(t, power).check(stored)
 			done := n > 2 || n == 2 && after
 			if err != nil || settled.Next != nil || (settled.Last.Index == 2) != done {
 				t.Errorf("cut at command %d, after it %v: %+v %v", n, after, settled.Last.Index, err)
@@ -135,30 +166,40 @@ func TestDeletedOrForeignAnchorIsAnAlarm(t *testing.T) {
 	chip := dial(t, power)
 	r := extend(t, chip, begin(t, chip), 7)
 	undefine(t, chip)
-	_, err := anchor.Check(chip, r)
+	_, err := chip.check(r)
 	wantAlarm(t, err, "missing")
-	_, err = anchor.Extend(chip, r.With(8, head("8")))
+	_, err = chip.extend(r.With(8, head("8")))
 	wantAlarm(t, err, "missing")
 	begin(t, chip)
-	_, err = anchor.Check(chip, r)
+	_, err = chip.check(r)
 	wantAlarm(t, err, "moved")
+	undefine(t, chip)
+	owner := tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
+	area := tpm2.TPMSNVPublic{
+		NVIndex: anchor.Index, NameAlg: tpm2.TPMAlgSHA256, DataSize: 32,
+		Attributes: tpm2.TPMANV{AuthWrite: true, AuthRead: true, NoDA: true, NT: tpm2.TPMNTExtend},
+	}
+	if _, err := (tpm2.NVDefineSpace{AuthHandle: owner, PublicInfo: tpm2.New2B(area)}).Execute(chip); err != nil {
+		t.Fatal(err)
+	}
+	_, err = chip.check(r)
+	wantAlarm(t, err, "unwritten")
 	undefine(t, chip)
 	ordinary := tpm2.TPMSNVPublic{
 		NVIndex: anchor.Index, NameAlg: tpm2.TPMAlgSHA256, DataSize: 32,
 		Attributes: tpm2.TPMANV{AuthWrite: true, AuthRead: true, NoDA: true, NT: tpm2.TPMNTOrdinary},
 	}
-	owner := tpm2.AuthHandle{Handle: tpm2.TPMRHOwner, Auth: tpm2.PasswordAuth(nil)}
 	if _, err := (tpm2.NVDefineSpace{AuthHandle: owner, PublicInfo: tpm2.New2B(ordinary)}).Execute(chip); err != nil {
 		t.Fatal(err)
 	}
-	_, err = anchor.Check(chip, r)
+	_, err = chip.check(r)
 	wantAlarm(t, err, "foreign")
-	if _, err := anchor.Begin(chip, nil); err == nil {
+	if _, err := chip.begin(nil); err == nil {
 		t.Error("an index that can be written is no anchor")
 	}
 }
 
-// TestOwnerPasswordMakesTheAnchor and is not needed afterwards.
+// TestOwnerPasswordMakesTheAnchor, and the storage key that its sessions are salted to.
 func TestOwnerPasswordMakesTheAnchor(t *testing.T) {
 	_, power := tpmtest.Start(t)
 	chip := dial(t, power)
@@ -170,15 +211,17 @@ func TestOwnerPasswordMakesTheAnchor(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, wrong := range []string{"", "wrong"} {
-		if _, err := anchor.Begin(chip, []byte(wrong)); !errors.Is(err, tpm2.TPMRCBadAuth) && !errors.Is(err, tpm2.TPMRCAuthFail) {
+		if _, err := chip.begin([]byte(wrong)); !errors.Is(err, tpm.ErrPolicy) {
 			t.Errorf("with %q: %v", wrong, err)
 		}
 	}
-	r, err := anchor.Begin(chip, []byte("secret"))
+	chip = dial(t, power, tpm.WithAuth(tpm.Auth{Owner: []byte("secret")}))
+	r, err := chip.begin([]byte("secret"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	extend(t, chip, r, 1)
+	_ = chip.tpm.Close()
 	if left, err := power.Handles(); err != nil || len(left) != 0 {
 		t.Errorf("left in the chip: %x %v", left, err)
 	}

@@ -2,7 +2,8 @@
 // goes up, and that only the holder of one key can raise.
 //
 // Its promise: a value that Read returns comes from the very index that was recorded
-// when the counter was made. An index that was deleted, or made again by somebody
+// when the counter was made, in the chip that it was made in, whoever holds the bus
+// between. An index that was deleted, or made again by somebody
 // else, is an *Alarm and never a lower number.
 //
 // The right to increment is a policy, PolicySigned by a software key that only root
@@ -25,9 +26,9 @@ import (
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
-	"github.com/google/go-tpm/tpm2/transport"
 
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 const (
@@ -42,27 +43,21 @@ const (
 	maxPublic    = 1 << 10 // TPMS_NV_PUBLIC in a record, bytes
 )
 
-// Chip is one uninterrupted sequence of commands: a *tpm.Chip.
-type Chip interface {
-	transport.TPM
-	// Load makes room for the one object that command loads, and flushes it later.
-	Load(command func() (tpm2.TPMHandle, error)) (tpm2.TPMHandle, error)
-	// Flush removes a session.
-	Flush(tpm2.TPMHandle)
-}
-
 // Record is what root keeps about the counter, in a file that only root writes.
 type Record struct {
 	Format  int    `json:"v"`       // 1
 	Index   uint32 `json:"index"`   // NV index
 	Public  []byte `json:"public"`  // TPMS_NV_PUBLIC of the written index (Part 2, 13.5): attributes, policy, size
 	Initial uint64 `json:"initial"` // value when it was made; counters do not start at 0
+	// Storage is the Name of the chip's storage key when the counter was made: who holds
+	// the bus can't answer in its place. A record without it is read without a session.
+	Storage []byte `json:"storage,omitempty"`
 }
 
 // Alarm says that the counter is not the one that was recorded: missing (the owner
 // hierarchy deleted it), foreign (another index is in its place), unwritten (it was
-// deleted and made again) or behind (it shows less than when it was made). Whoever
-// gets one must refuse downgrades.
+// deleted and made again), behind (it shows less than when it was made) or replaced
+// (the chip's storage key is another). Whoever gets one must refuse downgrades.
 type Alarm struct {
 	Rule string
 	Text string
@@ -124,8 +119,18 @@ func (r Record) Check() error {
 	return nil
 }
 
-// Read returns the counter's value, two commands. Errors: *Alarm.
-func Read(chip Chip, r Record) (uint64, error) {
+// Pin adds to a record of an older version what makes Read safe against the bus.
+func Pin(chip *core.Chip, r Record) (Record, error) {
+	if r.Storage != nil {
+		return r, nil
+	}
+	key, err := chip.Storage()
+	r.Storage = bytes.Clone(key.Handle.Name.Buffer)
+	return r, err
+}
+
+// Read returns the counter's value. Errors: *Alarm.
+func Read(chip *core.Chip, r Record) (uint64, error) {
 	if err := r.Check(); err != nil {
 		return 0, &Alarm{Rule: "record", Text: err.Error()}
 	}
@@ -144,10 +149,16 @@ func Read(chip Chip, r Record) (uint64, error) {
 	case !area.Attributes.Written:
 		return 0, alarm("unwritten", "NV index %#x was deleted and made again", r.Index)
 	}
-	value, err := readValue(chip, tpm2.NamedHandle{Handle: area.NVIndex, Name: tpm2.TPM2BName{Buffer: r.Name()}})
-	if err != nil {
+	data, err := chip.ReadNV(tpm2.NamedHandle{Handle: area.NVIndex, Name: tpm2.TPM2BName{Buffer: r.Name()}}, counterSize, r.Storage)
+	switch {
+	case errors.Is(err, tpm2.TPMRCAuthFail) || errors.Is(err, tpm2.TPMRCBadAuth):
+		return 0, alarm("foreign", "the index at %#x is not the one that it was said to be", r.Index)
+	case errors.Is(err, core.ErrReplaced):
+		return 0, alarm("replaced", "the TPM has another storage key than when the counter was made")
+	case err != nil:
 		return 0, err
 	}
+	value := binary.BigEndian.Uint64(data)
 	if _, err := r.Delta(value); err != nil {
 		return 0, err
 	}
@@ -155,7 +166,7 @@ func Read(chip Chip, r Record) (uint64, error) {
 }
 
 // readPublic is nil if there is no such index.
-func readPublic(chip Chip, index uint32) (*tpm2.TPMSNVPublic, error) {
+func readPublic(chip *core.Chip, index uint32) (*tpm2.TPMSNVPublic, error) {
 	rsp, err := tpm2.NVReadPublic{NVIndex: tpm2.TPMHandle(index)}.Execute(chip)
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		return nil, nil
@@ -164,21 +175,6 @@ func readPublic(chip Chip, index uint32) (*tpm2.TPMSNVPublic, error) {
 		return nil, err
 	}
 	return rsp.NVPublic.Contents()
-}
-
-func readValue(chip Chip, index tpm2.NamedHandle) (uint64, error) {
-	rsp, err := tpm2.NVRead{
-		AuthHandle: tpm2.AuthHandle{Handle: index.Handle, Name: index.Name, Auth: tpm2.PasswordAuth(nil)},
-		NVIndex:    index,
-		Size:       counterSize,
-	}.Execute(chip)
-	if err != nil {
-		return 0, err
-	}
-	if len(rsp.Data.Buffer) != counterSize {
-		return 0, fmt.Errorf("read counter: %d bytes", len(rsp.Data.Buffer))
-	}
-	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
 }
 
 // checkKey refuses a key that does not fit a record.

@@ -14,13 +14,14 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
+	"github.com/gatewarden/gatewarden/tpm/core"
 )
 
 // Define makes the counter, or finishes a Define that was cut off. key is the P-256
 // key that may raise it; it must be on disk before. owner is the password of the
 // owner hierarchy, nil if it has none. The caller stores the Record; while there is
 // none, Define may be repeated.
-func Define(chip Chip, key *ecdsa.PrivateKey, index uint32, owner []byte) (Record, error) {
+func Define(chip *core.Chip, key *ecdsa.PrivateKey, index uint32, owner []byte) (Record, error) {
 	if key == nil {
 		return Record{}, &Alarm{Rule: "key", Text: "no key to make a counter for"}
 	}
@@ -44,17 +45,20 @@ func Define(chip Chip, key *ecdsa.PrivateKey, index uint32, owner []byte) (Recor
 		return Record{}, alarm("foreign", "NV index %#x is taken by something else; choose another", index)
 	}
 	if !there.Attributes.Written {
-		if err := increment(chip, key, *there); err != nil {
+		if err := increment(chip, key, *there, 1); err != nil {
 			return Record{}, err
 		}
 	}
 	want.Attributes.Written = true
-	r := Record{Format: recordFormat, Index: index, Public: tpm2.Marshal(want)}
+	r, err := Pin(chip, Record{Format: recordFormat, Index: index, Public: tpm2.Marshal(want)})
+	if err != nil {
+		return Record{}, err
+	}
 	r.Initial, err = Read(chip, r)
 	return r, err
 }
 
-func define(chip Chip, area tpm2.TPMSNVPublic, owner []byte) error {
+func define(chip *core.Chip, area tpm2.TPMSNVPublic, owner []byte) error {
 	// The password itself must not cross the bus.
 	auth := tpm2.PasswordAuth(nil)
 	if len(owner) != 0 {
@@ -70,7 +74,7 @@ func define(chip Chip, area tpm2.TPMSNVPublic, owner []byte) error {
 
 // Raise increments the counter until it is delta above its beginning, and returns
 // its value. A counter that is there, or beyond, is left alone: repeating is safe.
-func Raise(chip Chip, key *ecdsa.PrivateKey, r Record, delta uint64) (uint64, error) {
+func Raise(chip *core.Chip, key *ecdsa.PrivateKey, r Record, delta uint64) (uint64, error) {
 	value, err := Read(chip, r)
 	if err != nil {
 		return 0, err
@@ -82,37 +86,41 @@ func Raise(chip Chip, key *ecdsa.PrivateKey, r Record, delta uint64) (uint64, er
 	if err != nil {
 		return 0, err
 	}
-	if now := value - r.Initial; now < delta && delta-now > MaxRaise {
+	now := value - r.Initial
+	if now >= delta {
+		return value, nil
+	}
+	if delta-now > MaxRaise {
 		return 0, &Alarm{Rule: "leap", Text: fmt.Sprintf("it stands %d above its beginning, and may not go to %d at once", now, delta)}
 	}
-	for value-r.Initial < delta {
-		if err := increment(chip, key, *area); err != nil {
-			return 0, err
-		}
-		before := value
-		if value, err = Read(chip, r); err != nil {
-			return 0, err
-		}
-		if value <= before {
-			return 0, alarm("behind", "it shows %d after %d", value, before)
-		}
+	if err := increment(chip, key, *area, delta-now); err != nil {
+		return 0, err
 	}
-	return value, nil
+	raised, err := Read(chip, r)
+	if err == nil && raised < r.Initial+delta {
+		return 0, alarm("behind", "it shows %d after %d and %d increments", raised, value, delta-now)
+	}
+	return raised, err
 }
 
-// increment runs TPM2_NV_Increment, allowed by PolicySigned. The signature is over
-// this session's nonce and this very command: recorded, it is of no use to anybody.
-func increment(chip Chip, key *ecdsa.PrivateKey, area tpm2.TPMSNVPublic) error {
+// increment runs TPM2_NV_Increment some times, each allowed by PolicySigned.
+func increment(chip *core.Chip, key *ecdsa.PrivateKey, area tpm2.TPMSNVPublic, times uint64) error {
 	name, err := tpm2.NVName(&area)
 	if err != nil {
 		return err
 	}
 	index := tpm2.NamedHandle{Handle: area.NVIndex, Name: *name}
-	command, err := tpm2.CPHash[tpm2.NVIncrementResponse](tpm2.TPMAlgSHA256, tpm2.NVIncrement{AuthHandle: index, NVIndex: index})
-	if err != nil {
-		return err
-	}
 	signer, err := loadKey(chip, key.Public())
+	for ; err == nil && times > 0; times-- {
+		err = incrementOnce(chip, key, signer, index)
+	}
+	return err
+}
+
+// incrementOnce has a signature over this session's nonce and this very command:
+// recorded, it is of no use to anybody.
+func incrementOnce(chip *core.Chip, key *ecdsa.PrivateKey, signer, index tpm2.NamedHandle) error {
+	command, err := tpm2.CPHash[tpm2.NVIncrementResponse](tpm2.TPMAlgSHA256, tpm2.NVIncrement{AuthHandle: index, NVIndex: index})
 	if err != nil {
 		return err
 	}
@@ -142,7 +150,7 @@ func increment(chip Chip, key *ecdsa.PrivateKey, area tpm2.TPMSNVPublic) error {
 	return err
 }
 
-func loadKey(chip Chip, key crypto.PublicKey) (tpm2.NamedHandle, error) {
+func loadKey(chip *core.Chip, key crypto.PublicKey) (tpm2.NamedHandle, error) {
 	data, err := tpmpolicy.PublicArea(key)
 	if err != nil {
 		return tpm2.NamedHandle{}, err

@@ -141,7 +141,7 @@ func readPCRs(c *tpm.Chip, pcrs []int) (map[int]tpmpolicy.Digest, error) {
 	if _, err := tpmpolicy.Selection(pcrs); err != nil {
 		return nil, refuse("policy", nil, "%v", err)
 	}
-	read, err := c.PCRs(append([]int{secureBootPCR, phasePCR}, pcrs...))
+	read, err := tpm.PCRs(c, append([]int{secureBootPCR, phasePCR}, pcrs...))
 	if err != nil {
 		return nil, err
 	}

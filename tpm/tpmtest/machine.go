@@ -17,8 +17,8 @@ type Machine struct {
 
 // Manufacture makes a chip with EK and platform certificates from a certificate
 // authority of its own, as a TPM's maker would. It takes about a second. A chip
-// that dir already holds is kept.
-func Manufacture(ctx context.Context, dir string) (*Machine, error) {
+// that dir already holds is kept. more are further arguments of swtpm_setup.
+func Manufacture(ctx context.Context, dir string, more ...string) (*Machine, error) {
 	m, err := newMachine(dir)
 	if err != nil {
 		return nil, fmt.Errorf("manufacture TPM: %w", err)
@@ -27,7 +27,7 @@ func Manufacture(ctx context.Context, dir string) (*Machine, error) {
 	if _, err := os.Stat(done); err == nil {
 		return m, nil
 	}
-	if err := m.setup(ctx); err != nil {
+	if err := m.setup(ctx, more); err != nil {
 		return nil, fmt.Errorf("manufacture TPM: %w", err)
 	}
 	if err := os.WriteFile(done, nil, 0o600); err != nil {
@@ -55,7 +55,7 @@ func (m *Machine) ca() string    { return filepath.Join(m.Dir, "ca") }
 
 // setup runs swtpm_setup with configuration files of our own, so that neither the
 // user's nor the system's local CA is used and several runs don't meet.
-func (m *Machine) setup(ctx context.Context) error {
+func (m *Machine) setup(ctx context.Context, more []string) error {
 	setup, err := tool("swtpm_setup", "swtpm-tools")
 	if err != nil {
 		return err
@@ -71,9 +71,11 @@ func (m *Machine) setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, setup, "--tpm2", "--tpmstate", m.state(),
-		"--create-ek-cert", "--create-platform-cert", "--lock-nvram", "--pcr-banks", "sha256",
-		"--overwrite", "--config", config)
+	args := []string{
+		"--tpm2", "--tpmstate", m.state(), "--create-ek-cert", "--create-platform-cert",
+		"--lock-nvram", "--pcr-banks", "sha256", "--overwrite", "--config", config,
+	}
+	cmd := exec.CommandContext(ctx, setup, append(args, more...)...)
 	cmd.Env = append(os.Environ(), "XDG_CONFIG_HOME="+m.ca(), "HOME="+m.ca())
 	cmd.Dir = m.ca()
 	if out, err := cmd.CombinedOutput(); err != nil {

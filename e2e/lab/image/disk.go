@@ -101,7 +101,7 @@ func makeData(path, content, uki string) error {
 	if err != nil {
 		return err
 	}
-	return run("mkfs.ext4", "-q", "-F", "-m", "0", "-L", "data", "-U", strings.Replace(fixedUUID, "6f0c", "da7a", 1),
+	return run("mkfs.ext4", "-q", "-F", "-m", "0", "-L", "data", "-U", strings.Replace(RootUUID, "6f0c", "da7a", 1),
 		"-E", "lazy_itable_init=0,lazy_journal_init=0", "-d", tree, path, fmt.Sprintf("%dM", dataSize))
 }
 

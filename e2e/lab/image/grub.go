@@ -7,6 +7,13 @@ import (
 	"strings"
 )
 
+// Where on the EFI system partition the firmware finds the boot loader, and GRUB what
+// it has to do.
+const (
+	Loader     = "EFI/BOOT/BOOTX64.EFI"
+	GrubConfig = "EFI/BOOT/grub.cfg"
+)
+
 // Grub makes the files of an EFI system partition on which GRUB starts a release's
 // kernel by its `linux` command: past the kernel's EFI stub, so that no event log
 // reaches the kernel.
@@ -15,15 +22,32 @@ func (c *Cache) Grub(r Release) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := c.Get("grub", []string{filepath.Base(system), r.CommandLine("a")}, func(dir string) error {
-		conf := filepath.Join(dir, "grub.cfg")
-		text := "search --no-floppy --set=root --label ESP\nlinux /kernel " + r.CommandLine("a") + "\ninitrd /initrd\nboot\n"
-		modules := strings.Fields("part_gpt fat normal linux search search_label tpm")
-		args := append([]string{"-O", "x86_64-efi", "-o", filepath.Join(dir, "grub.efi"), "-p", "/", "-c", conf}, modules...)
-		return errors.Join(os.WriteFile(conf, []byte(text), 0o644), run("grub-mkimage", args...))
+	line := r.CommandLine("a")
+	files, err := c.grub("search --no-floppy --set=root --label ESP\nlinux /kernel " + line + "\ninitrd /initrd\nboot\n")
+	if err != nil {
+		return nil, err
+	}
+	files["kernel"], files["initrd"] = filepath.Join(system, "kernel"), filepath.Join(system, "initrd")
+	return files, nil
+}
+
+// GrubChain makes the files of one on which GRUB starts a release's boot image, with a
+// command line that stands in GRUB's configuration. The kernel gets the event log.
+func (c *Cache) GrubChain(b Built) (map[string]string, error) {
+	files, err := c.grub("chainloader /EFI/Linux/gw-a.efi " + b.CommandLine("a") + "\nboot\n")
+	if err != nil {
+		return nil, err
+	}
+	files["EFI/Linux/gw-a.efi"] = b.UKI("a")
+	return files, nil
+}
+
+// grub makes GRUB and its configuration.
+func (c *Cache) grub(text string) (map[string]string, error) {
+	modules := strings.Fields("part_gpt fat normal linux chain search search_label tpm")
+	dir, err := c.Get("grub", append(modules, text), func(dir string) error {
+		args := append([]string{"-O", "x86_64-efi", "-o", filepath.Join(dir, "grub.efi"), "-p", "/" + filepath.Dir(GrubConfig)}, modules...)
+		return errors.Join(os.WriteFile(filepath.Join(dir, "grub.cfg"), []byte(text), 0o644), run("grub-mkimage", args...))
 	})
-	return map[string]string{
-		"EFI/BOOT/BOOTX64.EFI": filepath.Join(dir, "grub.efi"),
-		"kernel":               filepath.Join(system, "kernel"), "initrd": filepath.Join(system, "initrd"),
-	}, err
+	return map[string]string{Loader: filepath.Join(dir, "grub.efi"), GrubConfig: filepath.Join(dir, "grub.cfg")}, err
 }

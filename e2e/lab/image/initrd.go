@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -28,7 +29,16 @@ func initrd(path, root, version string) error {
 	if err := withProgram(large, root, "usr/sbin/dmsetup"); err != nil {
 		return err
 	}
-	return errors.Join(writeInitrd(path, plain), writeInitrd(path+".verity", large))
+	return errors.Join(writeInitrd(path, plain), writeInitrd(path+".verity", large), writeSums(path+".sums", plain))
+}
+
+// writeSums lists files as sha256sum does.
+func writeSums(path string, files map[string][]byte) error {
+	var list strings.Builder
+	for _, name := range sorted(files) {
+		fmt.Fprintf(&list, "%x  /%s\n", sha256.Sum256(files[name]), name)
+	}
+	return os.WriteFile(path, []byte(list.String()), 0o644)
 }
 
 func initrdFiles(root, version string, modules []string) (map[string][]byte, error) {

@@ -38,6 +38,9 @@ type Release struct {
 	Verity bool
 	// Signed signs what the firmware starts, for Secure Boot.
 	Signed bool
+	// SignedFiles gives each file of the root file system a signature by FileKey, as
+	// IMA reads it.
+	SignedFiles bool
 }
 
 // Built are the files of a built release.
@@ -46,6 +49,7 @@ type Built struct {
 	Dir    string // of the files, named by all that went in
 	Rootfs string // image of the root file system
 	Loader string // the systemd-boot that starts it
+	Early  string // what its initrd holds, as sha256sum writes it
 }
 
 // UKI is the release's boot image for a slot, which its command line names.
@@ -65,14 +69,18 @@ func (c *Cache) Build(r Release) (Built, error) {
 		}
 		return c.boot(dir, system, r)
 	})
-	return Built{r, dir, filepath.Join(dir, "rootfs.img"), filepath.Join(dir, "loader.efi")}, err
+	return Built{r, dir, filepath.Join(dir, "rootfs.img"), filepath.Join(dir, "loader.efi"), filepath.Join(system, "initrd.sums")}, err
 }
 
 // rootfs makes the image of the root file system. Two releases differ in the blocks
 // of the files that differ.
 func (c *Cache) rootfs(dir, system string, r Release) error {
 	tree := filepath.Join(dir, "tree")
-	if err := run("cp", "-al", filepath.Join(system, "root"), tree); err != nil { // links: no file below is changed in place
+	links := "-al" // no file below is changed in place
+	if r.SignedFiles {
+		links = "-a"
+	}
+	if err := run("cp", links, filepath.Join(system, "root"), tree); err != nil {
 		return err
 	}
 	defer os.RemoveAll(tree)
@@ -91,14 +99,19 @@ func (c *Cache) rootfs(dir, system string, r Release) error {
 	if err := run("sh", "-c", `find "$1" -newermt @"$2" -exec touch -h -d @"$2" {} +`, "sh", tree, epoch); err != nil {
 		return err
 	}
-	image := filepath.Join(dir, "rootfs.img")
-	err := run("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-O", "^has_journal,^metadata_csum_seed", "-E", "hash_seed="+fixedUUID+",lazy_itable_init=0",
-		"-U", fixedUUID, "-L", "root", "-d", tree, image, fmt.Sprintf("%dM", fileSystem))
-	return err
+	inode := "256"
+	if r.SignedFiles {
+		inode = "512" // a signature has room beside what it signs
+		if err := c.signFiles(tree); err != nil {
+			return err
+		}
+	}
+	return run("mkfs.ext4", "-q", "-F", "-b", "4096", "-I", inode, "-m", "0", "-O", "^has_journal,^metadata_csum_seed", "-E", "hash_seed="+RootUUID+",lazy_itable_init=0",
+		"-U", RootUUID, "-L", "root", "-d", tree, filepath.Join(dir, "rootfs.img"), fmt.Sprintf("%dM", fileSystem))
 }
 
-// fixedUUID makes two builds of a file system equal.
-const fixedUUID = "6f0c1d5e-8d0a-4c5f-9a51-7b0e2f6b9c11"
+// RootUUID is that of every root file system: two builds of one are equal.
+const RootUUID = "6f0c1d5e-8d0a-4c5f-9a51-7b0e2f6b9c11"
 
 // replace writes a file of its own: the old one is shared with the cache.
 func replace(path, content string) error {
@@ -175,7 +188,7 @@ func bootImages(dir, system string, r Release) error {
 		if err := os.WriteFile(cmdline, []byte(r.CommandLine(slot)+verity), 0o644); err != nil {
 			return err
 		}
-		err := uki(filepath.Join(system, "efi/linuxx64.efi.stub"), image, []section{
+		err := join(filepath.Join(system, "efi/linuxx64.efi.stub"), image, []section{
 			{".osrel", filepath.Join(dir, "osrel")}, {".cmdline", cmdline}, {".initrd", initrd}, {".linux", filepath.Join(dir, "kernel")}})
 		if err == nil && r.Signed {
 			err = sign(image)

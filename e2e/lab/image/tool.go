@@ -15,7 +15,7 @@ func Tools() map[string]string {
 		"mmdebstrap": "mmdebstrap", "sfdisk": "fdisk", "mkfs.vfat": "dosfstools", "mcopy": "mtools", "mkfs.ext4": "e2fsprogs",
 		"debugfs": "e2fsprogs", "objcopy": "binutils", "sbsign": "sbsigntool", "veritysetup": "cryptsetup-bin",
 		"socat": "socat", "ssh": "openssh-client", "tar": "tar", "chroot": "coreutils", "zstd": "zstd", "openssl": "openssl",
-		"grub-mkimage": "grub-common",
+		"grub-mkimage": "grub-common", "evmctl": "ima-evm-utils",
 	}
 }
 

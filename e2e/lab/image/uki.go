@@ -11,18 +11,23 @@ import (
 // section is what is added to systemd's stub.
 type section struct{ name, file string }
 
-// uki joins sections to the stub: a unified kernel image. Debian 12 has no ukify.
-func uki(stub, out string, sections []section) error {
+// AddSection adds what is in file as a section of a unified kernel image.
+func AddSection(uki, out, name, file string) error { return join(uki, out, []section{{name, file}}) }
+
+// join adds sections to systemd's stub, which makes a unified kernel image of it, or to
+// such an image. Debian 12 has no ukify. The time in it is the stub's: an image that is
+// built again has the hash that a disk in the cache has, and the owner's signature.
+func join(stub, out string, sections []section) error {
 	image, err := pe.Open(stub)
 	if err != nil {
-		return fmt.Errorf("read systemd's stub: %w", err)
+		return fmt.Errorf("read the image to add to: %w", err)
 	}
 	defer image.Close()
 	var at uint32
 	for _, s := range image.Sections {
 		at = max(at, s.VirtualAddress+s.VirtualSize)
 	}
-	var args []string
+	args := []string{"--preserve-dates"}
 	for _, s := range sections {
 		info, err := os.Stat(s.file)
 		if err != nil {

@@ -132,6 +132,8 @@ func pagesComplete(t *testing.T, s *registry.Store) {
 		{registry.Filter{Search: "site-1"}, append([]string{all[1]}, all[10:20]...)},
 		{registry.Filter{Search: "GW-000000000000000"}, all[:10]},
 		{registry.Filter{Search: "0000000000000007"}, all[7:8]},
+		{registry.Filter{Keys: registry.KeysSoftware}, all[withoutTPM : withoutTPM+1]},
+		{registry.Filter{Keys: registry.KeysTPM, Search: "0000000000000007"}, nil},
 		{registry.Filter{Search: "%"}, nil},
 	} {
 		c.filter.Limit = 4

@@ -64,11 +64,15 @@ func start() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
 
 func deviceID(n int) string { return fmt.Sprintf("gw-%016d", n) }
 
+// withoutTPM is the one of the devices that has no TPM.
+const withoutTPM = 7
+
 func enroll(t *testing.T, s *registry.Store, n int) string {
 	t.Helper()
 	id := deviceID(n)
 	_, created, err := s.Enroll(t.Context(), registry.Device{
 		ID: id, Model: "box", Hostname: fmt.Sprintf("Site-%d", n), Software: "1.0.0", EKName: []byte(id), EKPublic: []byte("ek"), AKPublic: []byte("ak"), Created: start(),
+		SoftwareKeys: n == withoutTPM,
 	})
 	must(t, err)
 	if !created {
