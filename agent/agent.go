@@ -47,6 +47,7 @@ type Agent struct {
 	operators atomic.Pointer[policy.Operators]
 	mirrors   *mirrors    // nil where the owner installed no root of a repository
 	repo      update.Repo // likewise
+	handed    []byte      // operators.json that the helper was handed last
 
 	clock    *clock.Clock
 	audit    *audit.Log

@@ -17,7 +17,7 @@ import (
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/internal/bench/rig"
 	"github.com/gatewarden/gatewarden/internal/policy"
-	"github.com/gatewarden/gatewarden/internal/sshsig"
+	"github.com/gatewarden/gatewarden/internal/sshsig/sshsigtest"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -99,12 +99,12 @@ func (w *world) operator(t *testing.T) ed25519.PrivateKey {
 	if err != nil {
 		t.Fatal(err)
 	}
-	public, err := sshsig.KeyOf(key.Public())
+	public, err := sshsigtest.Line(key.Public())
 	if err != nil {
 		t.Fatal(err)
 	}
 	data, err := json.Marshal(policy.Operators{
-		Version: 1, Issued: time.Now().UTC(), Fleet: rig.Name, People: []policy.Person{{Name: "olga", Keys: []string{public.String()}}},
+		Version: 1, Issued: time.Now().UTC(), Fleet: rig.Name, People: []policy.Person{{Name: "olga", Keys: []string{public}}},
 		Verbs: map[string]policy.Grant{"ping": {People: []string{"olga"}, Threshold: 1}},
 	})
 	if err != nil {
@@ -123,7 +123,7 @@ func (w *world) command(t *testing.T, key ed25519.PrivateKey, id, verb string) w
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature, err := sshsig.Sign(key, message, wire.CommandNamespace)
+	signature, err := sshsigtest.Sign(key, message, wire.CommandNamespace)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -237,6 +237,7 @@ func (a *Agent) lookForTrust(ctx context.Context) error {
 		taken, err := a.takeTrust(target, data, known > 0 && root > known)
 		if err != nil {
 			errs = append(errs, &refusedDocument{target, err})
+			delete(found, target) // nor is it handed on
 			continue
 		}
 		if taken {
@@ -246,7 +247,28 @@ func (a *Agent) lookForTrust(ctx context.Context) error {
 			errs = append(errs, a.keepTrust(trustTargets()[target], data))
 		}
 	}
+	a.handOperators(ctx, found[operatorsTarget])
 	return errors.Join(append(errs, a.clock.RaiseUnder(root, a.lastIssued()))...)
+}
+
+// handOperators has the helper go by the owner's operators.json too, once for each
+// start and document. It verifies by itself, and may have a reason to refuse; one that
+// is away is asked again at the next look.
+func (a *Agent) handOperators(ctx context.Context, data []byte) {
+	if data == nil || bytes.Equal(data, a.handed) {
+		return
+	}
+	err := a.updates.Carry(func(repository tuf.Fetcher) error { return a.helper.Operators(ctx, data, repository) })
+	var refused *policy.Refusal
+	switch {
+	case err == nil:
+	case errors.As(err, &refused) && refused.Rule != "busy":
+		a.event("operators.refused", "the helper does not go by the owner's operators.json: "+refused.Error())
+	default:
+		a.log.Warn("hand the owner's operators to the helper", "error", err)
+		return
+	}
+	a.handed = data
 }
 
 // lastIssued is the latest moment that documents in force prove to be past.

@@ -40,17 +40,19 @@ type owner struct {
 // newOwner installs the root of a repository on the world's gateway.
 func newOwner(t *testing.T) *owner {
 	t.Helper()
-	o := &owner{world: newWorld(t), t: t, repo: tuftest.New(t)}
-	trust := t.TempDir()
-	for _, name := range []string{policy.FleetFile, policy.OperatorsFile} {
-		data, err := os.ReadFile(filepath.Join(o.fleet.Trust(), name))
-		if err != nil {
-			t.Fatal(err)
+	o := &owner{t: t, repo: tuftest.New(t)}
+	o.world = newWorldOn(t, func(fleet string) string {
+		trust := t.TempDir()
+		for _, name := range []string{policy.FleetFile, policy.OperatorsFile} {
+			data, err := os.ReadFile(filepath.Join(fleet, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(trust, name), string(data))
 		}
-		write(t, filepath.Join(trust, name), string(data))
-	}
-	write(t, filepath.Join(trust, "root.json"), string(o.repo.Served["root"][0]))
-	o.gateway.Settings.Trust = trust
+		write(t, filepath.Join(trust, "root.json"), string(o.repo.Served["root"][0]))
+		return trust
+	})
 	o.gateway.Settings.Update.Interval = conf.Duration(50 * time.Millisecond)
 	o.gateway.Settings.Update.Auto = false
 	for i := range o.asked {
@@ -123,6 +125,9 @@ func TestOperatorsThatTheOwnerPublishedAreInForceAndStayItOffline(t *testing.T) 
 	}
 	if _, got := a.Trust(); !got.Equal(issued) || !a.Floor().Equal(issued) {
 		t.Errorf("in force is the document of %s, want %s; the floor is %s", got, issued, a.Floor())
+	}
+	if raw, err := os.ReadFile(filepath.Join(filepath.Dir(o.gateway.Settings.State), "helper", policy.OperatorsFile)); err != nil || !strings.Contains(string(raw), `"root":`) {
+		t.Errorf("the helper keeps %s, %v", raw, err)
 	}
 	a.Close()
 	o.gateway.Settings.Update.Mirrors = []string{"https://127.0.0.1:1"}

@@ -27,6 +27,12 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOn(t, func(trust string) string { return trust })
+}
+
+// newWorldOn gives the gateway another trust folder than the fleet's.
+func newWorldOn(t *testing.T, trust func(fleet string) string) *world {
+	t.Helper()
 	machine, power := tpmtest.Start(t)
 	dir := shortDir(t)
 	fleet, err := rig.StartFleet(dir, nil)
@@ -34,7 +40,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { fleet.Close() })
-	gateway, err := rig.Boot(t.Context(), filepath.Join(dir, "gateway"), fleet.Trust(), power)
+	gateway, err := rig.Boot(t.Context(), filepath.Join(dir, "gateway"), trust(fleet.Trust()), power)
 	if err != nil {
 		t.Fatal(err)
 	}

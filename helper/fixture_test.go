@@ -22,7 +22,7 @@ import (
 	"github.com/gatewarden/gatewarden/helper/client"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/policy"
-	"github.com/gatewarden/gatewarden/internal/sshsig"
+	"github.com/gatewarden/gatewarden/internal/sshsig/sshsigtest"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -102,11 +102,11 @@ func fleetDocument(t testing.TB) policy.Fleet {
 func operatorsDocument(t testing.TB) policy.Operators {
 	t.Helper()
 	line := func(letter byte) []string {
-		k, err := sshsig.KeyOf(key(letter).Public())
+		k, err := sshsigtest.Line(key(letter).Public())
 		if err != nil {
 			t.Fatal(err)
 		}
-		return []string{k.String()}
+		return []string{k}
 	}
 	return policy.Operators{
 		Version: 1, Issued: start().AddDate(0, 0, -1), Fleet: fleet,
@@ -178,7 +178,7 @@ func (m *machine) sign(c wire.Command, letters string) wire.Envelope {
 	}
 	env := wire.Envelope{Command: message}
 	for _, letter := range []byte(letters) {
-		armored, err := sshsig.Sign(key(letter), message, wire.CommandNamespace)
+		armored, err := sshsigtest.Sign(key(letter), message, wire.CommandNamespace)
 		if err != nil {
 			m.t.Fatal(err)
 		}

@@ -58,18 +58,23 @@ func (i *install) begin(ctx context.Context, r helperwire.Request) (helperwire.R
 	return helperwire.Response{Install: answer}, nil
 }
 
-// verify asks the agent for the repository's metadata and lets update/tuf judge
+// repository asks the agent for the repository's metadata and lets update/tuf judge
 // it: by the pinned root, by what was seen before, by our own time.
-func (i *install) verify(ctx context.Context, path string) error {
+func (i *install) repository(ctx context.Context) (*tuf.Client, error) {
 	root, err := trust.Read(i.FS, filepath.Join(i.Trust, rootFile), tuf.MaxRoot, func(data []byte) (*[]byte, error) { return &data, nil })
 	if err != nil {
-		return fmt.Errorf("read pinned root: %w", err)
+		return nil, fmt.Errorf("read pinned root: %w", err)
 	}
 	repository, err := tuf.New(tuf.Config{FS: i.FS, Dir: i.statePath("tuf"), Root: *root, Metadata: i, Now: i.referenceTime})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := repository.Refresh(ctx); err != nil {
+	return repository, repository.Refresh(ctx)
+}
+
+func (i *install) verify(ctx context.Context, path string) error {
+	repository, err := i.repository(ctx)
+	if err != nil {
 		return err
 	}
 	target, err := repository.Target(ctx, path)

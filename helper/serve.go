@@ -86,7 +86,7 @@ func peerUID(conn *net.UnixConn) (int, error) {
 	return int(peer.Uid), nil
 }
 
-// handle serves the one request of a connection, or an install session.
+// handle serves the one request of a connection, or a session.
 func (s *server) handle(ctx context.Context, conn *net.UnixConn) error {
 	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
 	if err := conn.SetDeadline(time.Now().Add(frameTimeout)); err != nil {
@@ -96,7 +96,7 @@ func (s *server) handle(ctx context.Context, conn *net.UnixConn) error {
 	if err := helperwire.Read(conn, &request); err != nil {
 		return err
 	}
-	if request.Verb == helperwire.VerbInstall && request.Version == 1 {
+	if v := request.Verb; request.Version == 1 && (v == helperwire.VerbInstall || v == helperwire.VerbOperators) {
 		return s.install(ctx, conn, request)
 	}
 	ctx, cancel := context.WithTimeout(ctx, verbTimeout)

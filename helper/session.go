@@ -65,8 +65,12 @@ func (s *server) install(ctx context.Context, conn *net.UnixConn, first helperwi
 		return err
 	}
 	defer i.close()
-	response, err := i.begin(ctx, first)
-	if _, sent := i.reply(first, response, err); sent != nil || err != nil {
+	begin := i.begin
+	if first.Verb == helperwire.VerbOperators {
+		begin = i.adopt
+	}
+	response, err := begin(ctx, first)
+	if again, sent := i.reply(first, response, err); sent != nil || err != nil || !again {
 		return sent
 	}
 	for {
@@ -86,7 +90,7 @@ func (s *server) install(ctx context.Context, conn *net.UnixConn, first helperwi
 // one, and not after an error that is no refusal, which leaves it in the dark.
 func (i *install) reply(r helperwire.Request, response helperwire.Response, err error) (again bool, sent error) {
 	response.Version, response.Error = 1, i.explain(r.Verb, err)
-	again = r.Verb != helperwire.StepFinish
+	again = r.Verb != helperwire.StepFinish && r.Verb != helperwire.VerbOperators
 	if response.Error != nil {
 		again = response.Error.Rule != ""
 	}

@@ -34,6 +34,14 @@ func (e *Engine) Documents(ctx context.Context, held map[string][]byte) (map[str
 	return found, nil
 }
 
+// Carry lends the repository's metadata, as they were last found, to a process that
+// verifies by itself.
+func (e *Engine) Carry(to func(repository tuf.Fetcher) error) error {
+	e.repo.Lock()
+	defer e.repo.Unlock()
+	return to(e.cfg.Repo)
+}
+
 // Root reads the root that the client keeps, or the pinned one.
 func (r *tufRepo) Root() (version int64, end time.Time, err error) {
 	data, err := r.cfg.FS.ReadFile(filepath.Join(r.cfg.Dir, tuf.Root+".json"), tuf.MaxRoot)

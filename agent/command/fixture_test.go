@@ -15,7 +15,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/ledger"
 	"github.com/gatewarden/gatewarden/internal/policy"
-	"github.com/gatewarden/gatewarden/internal/sshsig"
+	"github.com/gatewarden/gatewarden/internal/sshsig/sshsigtest"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -61,11 +61,11 @@ func (m *machine) operators() *policy.Operators {
 		return nil
 	}
 	line := func(letter byte) string {
-		k, err := sshsig.KeyOf(key(letter).Public())
+		k, err := sshsigtest.Line(key(letter).Public())
 		if err != nil {
 			m.t.Error(err)
 		}
-		return k.String()
+		return k
 	}
 	one := policy.Grant{People: []string{"anna"}, Threshold: 1}
 	data, err := json.Marshal(policy.Operators{
@@ -178,7 +178,7 @@ func envelope(t testing.TB, c wire.Command, letters string) wire.Envelope {
 	}
 	env := wire.Envelope{Command: message}
 	for _, letter := range []byte(letters) {
-		armored, err := sshsig.Sign(key(letter), message, wire.CommandNamespace)
+		armored, err := sshsigtest.Sign(key(letter), message, wire.CommandNamespace)
 		if err != nil {
 			t.Fatal(err)
 		}

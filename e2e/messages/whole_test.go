@@ -27,7 +27,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/bench/rig"
 	"github.com/gatewarden/gatewarden/internal/mqttconn"
 	"github.com/gatewarden/gatewarden/internal/policy"
-	"github.com/gatewarden/gatewarden/internal/sshsig"
+	"github.com/gatewarden/gatewarden/internal/sshsig/sshsigtest"
 	"github.com/gatewarden/gatewarden/internal/wire"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
@@ -87,11 +87,11 @@ func newPerson(t *testing.T) *person {
 
 func (p *person) writeOperators(t *testing.T, path string) {
 	t.Helper()
-	public, err := sshsig.KeyOf(p.key.Public())
+	public, err := sshsigtest.Line(p.key.Public())
 	must(t, err)
 	o := policy.Operators{
 		Version: 1, Issued: time.Now().UTC(), Fleet: rig.Name, Verbs: map[string]policy.Grant{},
-		People: []policy.Person{{Name: "olga", Keys: []string{public.String()}}},
+		People: []policy.Person{{Name: "olga", Keys: []string{public}}},
 	}
 	for _, verb := range policy.Verbs() {
 		o.Verbs[verb] = policy.Grant{People: []string{"olga"}, Threshold: 1}
@@ -116,7 +116,7 @@ func (w *whole) send(verb string, args any) wire.Command {
 	}
 	raw, err := json.Marshal(c)
 	must(w.T, err)
-	signature, err := sshsig.Sign(w.people.key, raw, wire.CommandNamespace)
+	signature, err := sshsigtest.Sign(w.people.key, raw, wire.CommandNamespace)
 	must(w.T, err)
 	_, err = w.fleet.API.Command(w.Context(), w.agent.Device(), wire.Envelope{Command: raw, Signatures: []string{string(signature)}})
 	must(w.T, err)

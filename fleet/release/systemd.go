@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
+	"github.com/gatewarden/gatewarden/internal/tpmpolicy/sigfile"
 )
 
 // SystemdSignatures makes a tpm2-pcr-signature.json for systemd-cryptsetup and
@@ -60,7 +61,7 @@ func (r *Repo) SystemdSignatures(product, uki, loader string, phases []string) (
 			}
 		}
 	}
-	data, err := tpmpolicy.EncodeFile(list)
+	data, err := sigfile.Encode(list)
 	if err != nil {
 		return fail(err)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
+	"github.com/gatewarden/gatewarden/internal/tpmpolicy/sigfile"
 )
 
 // systemd-cryptsetup looks for an entry with its PCRs and key, whose policy is that of
@@ -32,7 +33,7 @@ func TestSystemdFindsASignatureForEachBootOfTheUKI(t *testing.T) {
 	must(t, a.repo.RotatePolicyKey("edge"))
 	data, err := a.repo.SystemdSignatures("edge", o.UKI, o.Loader, []string{"", "enter-initrd", "sysinit:ready"})
 	must(t, err)
-	list, err := tpmpolicy.ParseFile(data)
+	list, err := sigfile.Parse(data)
 	must(t, err)
 	if len(list) != 6 {
 		t.Errorf("%d signatures for three phases, each with and without Secure Boot", len(list))

@@ -76,24 +76,45 @@ type Install struct {
 // *policy.Refusal name the rule: one of package release, tuf/ with one of package
 // tuf, or busy, path, trial, slot, no-update.
 func (c *Client) Install(ctx context.Context, path string, repository tuf.Fetcher) (*Install, error) {
-	conn, err := c.dial(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open install session: %w", err)
-	}
-	i := &Install{conn: conn}
-	response, err := i.ask(ctx, helperwire.Request{Version: 1, Verb: helperwire.VerbInstall, Target: path}, nil, nil)
-	for err == nil && response.Want != nil {
-		response, err = i.courier(ctx, repository, *response.Want)
-	}
+	i, response, err := c.session(ctx, helperwire.Request{Version: 1, Verb: helperwire.VerbInstall, Target: path}, nil, repository)
 	if err == nil && response.Install == nil {
+		i.conn.Close()
 		err = errors.New("the helper's answer is empty")
 	}
 	if err != nil {
-		conn.Close()
 		return nil, fmt.Errorf("open install session: %w", err)
 	}
 	i.about = *response.Install
 	return i, nil
+}
+
+// Operators hands over the operators.json of the owner's repository, which the helper
+// verifies as it does a release, and goes by if it is newer. A *policy.Refusal names
+// the rule: tuf/ with one of package tuf, role, format, fleet, issued, older, or busy.
+func (c *Client) Operators(ctx context.Context, document []byte, repository tuf.Fetcher) error {
+	i, _, err := c.session(ctx, helperwire.Request{Version: 1, Verb: helperwire.VerbOperators}, document, repository)
+	if err != nil {
+		return fmt.Errorf("have helper adopt operators.json: %w", err)
+	}
+	return i.conn.Close()
+}
+
+// session begins one, and carries the metadata that the helper wants to see.
+func (c *Client) session(ctx context.Context, first helperwire.Request, raw []byte, repository tuf.Fetcher) (*Install, *helperwire.Response, error) {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	i := &Install{conn: conn}
+	response, err := i.ask(ctx, first, raw, nil)
+	for err == nil && response.Want != nil {
+		response, err = i.courier(ctx, repository, *response.Want)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return i, response, nil
 }
 
 // courier carries one metadata file to the helper.

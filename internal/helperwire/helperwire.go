@@ -26,6 +26,9 @@ const (
 	VerbLogs   = "logs"   // the boot and IMA logs, opened for reading
 	VerbReboot = "reboot" // takes the envelope that authorises it
 
+	// A session as install, which ends with the metadata. Raw: operators.json.
+	VerbOperators = "operators"
+
 	VerbSlots    = "slots"    // what the slots hold and which one runs
 	VerbInstall  = "install"  // begins a session: takes the signed metadata, writes the spare slot
 	VerbTry      = "try"      // boot the installed release once; reboots

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gatewarden/gatewarden/internal/sshsig"
+	"github.com/gatewarden/gatewarden/internal/sshsig/sshsigtest"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -39,7 +39,7 @@ func TestCommandAlteredInOneByteIsRefused(t *testing.T) {
 
 func TestSignatureForAnotherPurposeIsRefused(t *testing.T) {
 	message := encode(t, command(VerbPing))
-	armored, err := sshsig.Sign(key('a'), message, wire.PolicyNamespace)
+	armored, err := sshsigtest.Sign(key('a'), message, wire.PolicyNamespace)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gatewarden/gatewarden/internal/sshsig"
+	"github.com/gatewarden/gatewarden/internal/sshsig/sshsigtest"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
@@ -27,11 +27,11 @@ func key(letter byte) ed25519.PrivateKey {
 
 func line(t testing.TB, letter byte) string {
 	t.Helper()
-	k, err := sshsig.KeyOf(key(letter).Public())
+	k, err := sshsigtest.Line(key(letter).Public())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return k.String() + " comment"
+	return k + " comment"
 }
 
 // operators: anna has the keys a and A, ben b, cleo c. Ping takes one of them,
@@ -82,7 +82,7 @@ func sign(t testing.TB, message []byte, letters string) wire.Envelope {
 	t.Helper()
 	env := wire.Envelope{Command: message}
 	for _, letter := range []byte(letters) {
-		armored, err := sshsig.Sign(key(letter), message, wire.CommandNamespace)
+		armored, err := sshsigtest.Sign(key(letter), message, wire.CommandNamespace)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -70,11 +70,3 @@ func appendUint32(b []byte, n uint32) []byte { return binary.BigEndian.AppendUin
 func appendString[T ~string | ~[]byte](b []byte, s T) []byte {
 	return append(appendUint32(b, uint32(len(s))), s...)
 }
-
-func appendMpint(b []byte, n *big.Int) []byte {
-	raw := n.Bytes()
-	if len(raw) > 0 && raw[0] >= 0x80 {
-		raw = append([]byte{0}, raw...)
-	}
-	return appendString(b, raw)
-}

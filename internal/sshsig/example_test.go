@@ -5,12 +5,13 @@ import (
 	"fmt"
 
 	"github.com/gatewarden/gatewarden/internal/sshsig"
+	"github.com/gatewarden/gatewarden/internal/sshsig/sshsigtest"
 )
 
 func ExampleVerify() {
 	operator := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) // a fixed key, for the example only
 	message := []byte(`{"verb":"ping"}`)
-	signature, err := sshsig.Sign(operator, message, "gatewarden-command")
+	signature, err := sshsigtest.Sign(operator, message, "gatewarden-command")
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -1,5 +1,5 @@
-// Package sshsig verifies and makes SSH signatures over messages, as
-// `ssh-keygen -Y sign` does (OpenSSH, PROTOCOL.sshsig): by ed25519, ECDSA P-256
+// Package sshsig verifies SSH signatures over messages, as `ssh-keygen -Y sign` makes
+// them (OpenSSH, PROTOCOL.sshsig): by ed25519, ECDSA P-256
 // and P-384, RSA with SHA-2, and FIDO2 keys that were touched.
 //
 // A signature says that the holder of a key signed these bytes for this
@@ -20,11 +20,10 @@ import (
 const MaxArmored = 4 << 10
 
 const (
-	magic    = "SSHSIG"
-	version  = 1
-	begin    = "-----BEGIN SSH SIGNATURE-----"
-	end      = "-----END SSH SIGNATURE-----"
-	lineSize = 70 // base64 characters in a line, as ssh-keygen has it
+	magic   = "SSHSIG"
+	version = 1
+	begin   = "-----BEGIN SSH SIGNATURE-----"
+	end     = "-----END SSH SIGNATURE-----"
 )
 
 // Verify checks that armored is a signature over message for namespace and
@@ -55,19 +54,13 @@ func Verify(armored, message []byte, namespace string) (Key, error) {
 	return key, nil
 }
 
-// ToSign returns the bytes that a key signs for message: what an ssh-agent is
-// handed. The hash is SHA-512, as ssh-keygen's.
-func ToSign(message []byte, namespace string) []byte {
-	sum := sha512.Sum512(message)
-	return preamble(namespace, "sha512", sum[:])
-}
-
 // toSign is PROTOCOL.sshsig section 3, "Signed Data, of which the signature goes
 // into the blob above".
 func toSign(message []byte, namespace, hash string) ([]byte, error) {
 	switch hash {
 	case "sha512":
-		return ToSign(message, namespace), nil
+		sum := sha512.Sum512(message)
+		return preamble(namespace, hash, sum[:]), nil
 	case "sha256":
 		sum := sha256.Sum256(message)
 		return preamble(namespace, hash, sum[:]), nil
@@ -130,24 +123,4 @@ func dearmor(armored []byte) ([]byte, error) {
 		return nil, fmt.Errorf("decode base64: %w", err)
 	}
 	return data, nil
-}
-
-// Armor makes an armored signature out of a signature, in its SSH wire form, over
-// ToSign(message, namespace) by key.
-func Armor(key Key, namespace string, signature []byte) []byte {
-	b := appendUint32([]byte(magic), version)
-	b = appendString(b, key.blob)
-	b = appendString(b, namespace)
-	b = appendString(b, "") // reserved
-	b = appendString(b, "sha512")
-	b = appendString(b, signature)
-	text := base64.StdEncoding.EncodeToString(b)
-	out := bytes.NewBufferString(begin + "\n")
-	for len(text) > 0 {
-		n := min(lineSize, len(text))
-		out.WriteString(text[:n] + "\n")
-		text = text[n:]
-	}
-	out.WriteString(end + "\n")
-	return out.Bytes()
 }

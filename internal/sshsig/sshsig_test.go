@@ -11,6 +11,8 @@ import (
 	"encoding/base64"
 	"strings"
 	"testing"
+
+	"github.com/gatewarden/gatewarden/internal/sshsig/sshsigtest"
 )
 
 const namespace = "gatewarden-command"
@@ -56,7 +58,7 @@ func TestSSHKeygenAcceptsOurSignatures(t *testing.T) {
 	message := []byte("message")
 	for name, signer := range signers(t) {
 		t.Run(name, func(t *testing.T) {
-			armored, err := Sign(signer, message, namespace)
+			armored, err := sshsigtest.Sign(signer, message, namespace)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -87,10 +89,10 @@ func TestSignRefusesOtherKeysAndNoNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Sign(p521, []byte("m"), namespace); err == nil {
+	if _, err := sshsigtest.Sign(p521, []byte("m"), namespace); err == nil {
 		t.Error("signed by a P-521 key, which Verify refuses")
 	}
-	if _, err := Sign(signers(t)["ed25519"], []byte("m"), ""); err == nil {
+	if _, err := sshsigtest.Sign(signers(t)["ed25519"], []byte("m"), ""); err == nil {
 		t.Error("signed for no namespace")
 	}
 }
@@ -115,18 +117,18 @@ func securityKey(t *testing.T, kind string, flags byte, message []byte) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	application, sum := sha256.Sum256([]byte("ssh:")), sha256.Sum256(ToSign(message, namespace))
+	application, sum := sha256.Sum256([]byte("ssh:")), sha256.Sum256(sshsigtest.ToSign(message, namespace))
 	data := append(appendUint32(append(application[:], flags), 7), sum[:]...)
 	plain := typeEd25519
 	if kind == typeSKP256 {
 		plain = typeP256
 	}
-	body, err := signBytes(signer, plain, data)
+	body, err := sshsigtest.Body(signer, plain, data)
 	if err != nil {
 		t.Fatal(err)
 	}
 	signature := appendUint32(append(appendString(appendString([]byte(nil), kind), body), flags), 7)
-	return Armor(key, namespace, signature)
+	return sshsigtest.Armor(key.blob, namespace, signature)
 }
 
 func TestSecurityKeyMustHaveBeenTouched(t *testing.T) {
@@ -164,7 +166,7 @@ func armor(blob []byte) []byte {
 func TestAlteredByteOfSignatureIsRefused(t *testing.T) {
 	message := []byte("message")
 	for name, signer := range signers(t) {
-		armored, err := Sign(signer, message, namespace)
+		armored, err := sshsigtest.Sign(signer, message, namespace)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -189,7 +191,7 @@ func TestAlteredByteOfSignatureIsRefused(t *testing.T) {
 
 func TestAlteredByteOfMessageIsRefused(t *testing.T) {
 	message := []byte(`{"verb":"ping"}`)
-	armored, err := Sign(signers(t)["ed25519"], message, namespace)
+	armored, err := sshsigtest.Sign(signers(t)["ed25519"], message, namespace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +206,7 @@ func TestAlteredByteOfMessageIsRefused(t *testing.T) {
 
 func TestMalformedArmorIsRefused(t *testing.T) {
 	message := []byte("message")
-	armored, err := Sign(signers(t)["ed25519"], message, namespace)
+	armored, err := sshsigtest.Sign(signers(t)["ed25519"], message, namespace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,7 +265,7 @@ func TestSHA1SignatureIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Verify(Armor(key, namespace, inner), message, namespace); err == nil || !strings.Contains(err.Error(), "ssh-rsa") {
+	if _, err := Verify(sshsigtest.Armor(key.blob, namespace, inner), message, namespace); err == nil || !strings.Contains(err.Error(), "ssh-rsa") {
 		t.Errorf("error is %v, want one that names ssh-rsa", err)
 	}
 }
@@ -273,7 +275,7 @@ func TestSHA1SignatureIsRefused(t *testing.T) {
 func FuzzVerify(f *testing.F) {
 	message := []byte("message")
 	key := ed25519.NewKeyFromSeed(make([]byte, 32))
-	armored, err := Sign(key, message, namespace)
+	armored, err := sshsigtest.Sign(key, message, namespace)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -292,18 +294,18 @@ func FuzzVerify(f *testing.F) {
 		if err != nil {
 			t.Fatal("held, but does not parse")
 		}
-		if b.hash == "sha512" && !bytes.Equal(blobOf(t, Armor(got, namespace, b.signature)), data) {
+		if b.hash == "sha512" && !bytes.Equal(blobOf(t, sshsigtest.Armor(got.blob, namespace, b.signature)), data) {
 			t.Error("two encodings of one signature hold")
 		}
 	})
 }
 
 func FuzzParseAuthorizedKey(f *testing.F) {
-	key, err := KeyOf(ed25519.NewKeyFromSeed(make([]byte, 32)).Public())
+	key, err := sshsigtest.Line(ed25519.NewKeyFromSeed(make([]byte, 32)).Public())
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(key.String() + " comment")
+	f.Add(key + " comment")
 	f.Fuzz(func(t *testing.T, line string) {
 		key, err := ParseAuthorizedKey(line)
 		if err != nil {

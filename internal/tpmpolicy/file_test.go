@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
+	"github.com/gatewarden/gatewarden/internal/tpmpolicy/sigfile"
 )
 
 func TestFileRoundTrip(t *testing.T) {
@@ -15,11 +16,11 @@ func TestFileRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := tpmpolicy.EncodeFile([]tpmpolicy.Signed{s})
+	data, err := sigfile.Encode([]tpmpolicy.Signed{s})
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := tpmpolicy.ParseFile(data)
+	list, err := sigfile.Parse(data)
 	if err != nil || len(list) != 1 {
 		t.Fatalf("%d entries, %v", len(list), err)
 	}
@@ -31,7 +32,7 @@ func TestFileRoundTrip(t *testing.T) {
 func TestHostileFilesAreRefused(t *testing.T) {
 	digest := strings.Repeat("ab", 32)
 	entry := `{"pcrs":[11],"pkfp":"` + digest + `","pol":"` + digest + `","sig":"AA=="}`
-	if _, err := tpmpolicy.ParseFile([]byte(`{"sha1":[{"x":1}],"sha256":[` + entry + `]}`)); err != nil {
+	if _, err := sigfile.Parse([]byte(`{"sha1":[{"x":1}],"sha256":[` + entry + `]}`)); err != nil {
 		t.Errorf("a good file: %v", err)
 	}
 	for name, text := range map[string]string{
@@ -48,7 +49,7 @@ func TestHostileFilesAreRefused(t *testing.T) {
 		"too large":        strings.Repeat(" ", tpmpolicy.MaxFile+1),
 		"a long signature": `{"sha256":[` + strings.Replace(entry, "AA==", strings.Repeat("AAAA", tpmpolicy.MaxSignature), 1) + `]}`,
 	} {
-		if _, err := tpmpolicy.ParseFile([]byte(text)); err == nil {
+		if _, err := sigfile.Parse([]byte(text)); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
 	}
@@ -59,15 +60,15 @@ func FuzzWhatParsesEncodesToTheSame(f *testing.F) {
 	f.Add([]byte(`{"sha256":[{"pcrs":[11,12],"pkfp":"` + digest + `","pol":"` + digest + `","sig":"AAECAw=="}]}`))
 	f.Add([]byte(`{"sha1":1,"sha256":[]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		list, err := tpmpolicy.ParseFile(data)
+		list, err := sigfile.Parse(data)
 		if err != nil {
 			return
 		}
-		again, err := tpmpolicy.EncodeFile(list)
+		again, err := sigfile.Encode(list)
 		if err != nil {
 			t.Fatal(err)
 		}
-		twice, err := tpmpolicy.ParseFile(again)
+		twice, err := sigfile.Parse(again)
 		if err != nil || len(twice) != len(list) {
 			t.Fatalf("%d entries, then %d: %v", len(list), len(twice), err)
 		}

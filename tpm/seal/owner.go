@@ -4,6 +4,7 @@ import (
 	"crypto"
 
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
+	"github.com/gatewarden/gatewarden/internal/tpmpolicy/sigfile"
 )
 
 // What a Policy is made of, by names that other modules can use.
@@ -21,5 +22,5 @@ func Approve(key crypto.Signer, ref Ref, values map[int]Digest) (Signed, error) 
 
 // ReadApproved and WriteApproved are the file format of systemd-measure
 // (tpm2-pcr-signature.json).
-func ReadApproved(file []byte) ([]Signed, error)  { return tpmpolicy.ParseFile(file) }
-func WriteApproved(list []Signed) ([]byte, error) { return tpmpolicy.EncodeFile(list) }
+func ReadApproved(file []byte) ([]Signed, error)  { return sigfile.Parse(file) }
+func WriteApproved(list []Signed) ([]byte, error) { return sigfile.Encode(list) }

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
+	"github.com/gatewarden/gatewarden/internal/tpmpolicy/sigfile"
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
 
@@ -315,7 +316,7 @@ func TestSystemdMeasureSignsTheSame(t *testing.T) {
 		}
 		t.Fatal(err)
 	}
-	list, err := tpmpolicy.ParseFile(out)
+	list, err := sigfile.Parse(out)
 	if err != nil || len(list) != 2 {
 		t.Fatalf("%d policies, %v\n%s", len(list), err, out)
 	}

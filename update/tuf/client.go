@@ -188,6 +188,9 @@ func (c *Client) Target(ctx context.Context, path string) (Target, error) {
 	}
 }
 
+// Root is version and end of the root by which the last Refresh, which succeeded, went.
+func (c *Client) Root() (version int64, end time.Time) { return c.set.root.version, c.set.root.expires }
+
 // Paths lists, sorted, what the targets roles name that were loaded so far. Which
 // of them may speak for a path is for Target to say.
 func (c *Client) Paths() []string {
