@@ -65,7 +65,7 @@ func TestIMAListsOfEveryBankAreReadAndReplayedAgainstTheirBank(t *testing.T) {
 				t.Errorf("%s, %s: PCR 10 is %x, %v", bank, form, replayed, err)
 			}
 		}
-		for at := range 2000 {
+		for at := range 150 {
 			changed := bytes.Clone(inBinary)
 			changed[len(changed)-1-at] ^= 1
 			if got, err := ReadIMA(changed); err == nil && bytes.Equal(got, list) {
