@@ -87,6 +87,8 @@ type Expect struct {
 	Report   *Report       // newest health report that the verifier was sent; nil if none
 	Now      time.Time
 	Logs     *LogCache // optional: of a known log, evidence need not bring the bytes
+
+	filesUntried bool // evidence is a record without its IMA list
 }
 
 // Report is a health report that came another way than the evidence.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,8 +13,9 @@ import (
 )
 
 // BenchmarkVerify appraises the recorded boot and reports its cost in raw ECDSA
-// P-256 verifications of the same run (BUDGETS 11). The log is a known one, as it
-// is from a boot's second quote on.
+// P-256 verifications of the same run (BUDGETS 11): of each what nine tenths of the
+// rounds did not reach, as on a machine that is left in peace. The log is a known one,
+// as it is from a boot's second quote on.
 func BenchmarkVerify(b *testing.B) {
 	l := newLab(b)
 	data, err := json.Marshal(l.policy)
@@ -33,7 +35,7 @@ func BenchmarkVerify(b *testing.B) {
 		b.Fatal(err)
 	}
 	l.expect.Last = l.want(ev, Trusted, "").Remember(nil)
-	var raw, ours time.Duration
+	var raw, ours []time.Duration
 	b.ReportAllocs()
 	for b.Loop() {
 		start := time.Now()
@@ -44,10 +46,12 @@ func BenchmarkVerify(b *testing.B) {
 		if _, err := Verify(ev, l.expect); err != nil {
 			b.Fatal(err)
 		}
-		raw += middle.Sub(start)
-		ours += time.Since(middle)
+		ours = append(ours, time.Since(middle))
+		raw = append(raw, middle.Sub(start))
 	}
-	b.ReportMetric(float64(ours)/float64(raw), "x-raw-ecdsa")
+	slices.Sort(raw)
+	slices.Sort(ours)
+	b.ReportMetric(float64(ours[len(ours)/10])/float64(raw[len(raw)/10]), "x-raw-ecdsa")
 }
 
 // BenchmarkIMA reports the cost of one new entry of an IMA list that is held against

@@ -43,6 +43,7 @@ func hostileReaders() []hostileReader {
 		{"device path", 1 << 20, func(in []byte) { _ = clean(imagePath(in)) }},
 		{"IMA list", 1 << 20, func(in []byte) { _, _ = ReplayIMA(in, Digest{9}) }},
 		{"IMA list in text", 10 * hostileSize, func(in []byte) { _, _ = IMAFromText(in) }},
+		{"IMA list in any form", 10 * hostileSize, func(in []byte) { _, _ = ReadIMA(in) }},
 		{"allow-list", 4 * hostileSize, func(in []byte) { _ = (&imaReference{files: make(map[string]struct{})}).readFiles(in) }},
 		{"key of files", 4 * hostileSize, func(in []byte) { _, _ = readFileKey(string(in)) }},
 		{"appended signature", 1 << 20, func(in []byte) { _, _ = readModsig(in) }},

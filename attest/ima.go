@@ -53,29 +53,41 @@ type imaEntry struct {
 
 // read reads the next entry of a binary list (the kernel's
 // binary_runtime_measurements, little endian).
-func (e *imaEntry) read(c *cursor) {
+func (e *imaEntry) read(c *cursor) { e.readBank(c, 20) }
+
+// readBank is read of a list whose template digests have size bytes.
+func (e *imaEntry) readBank(c *cursor, size int) {
 	*e = imaEntry{pcr: c.u32("PCR")}
-	recorded := c.take(20, "template digest")
-	e.violation = c.err == nil && [20]byte(recorded) == [20]byte{}
+	recorded := c.take(uint64(size), "template digest")
+	e.violation = c.err == nil && isZero(recorded)
 	at := c.pos
-	size := c.u32("template name length")
-	if c.err == nil && (size == 0 || size > maxIMAName) {
-		c.fail(at, "template name of %d bytes", size)
+	length := c.u32("template name length")
+	if c.err == nil && (length == 0 || length > maxIMAName) {
+		c.fail(at, "template name of %d bytes", length)
 	}
-	e.template = c.take(uint64(size), "template name")
+	e.template = c.take(uint64(length), "template name")
 	if string(e.template) == "ima" {
 		e.readLegacy(c)
 		return
 	}
 	at = c.pos
-	size = c.u32("template data length")
-	if c.err == nil && size > maxIMATemplate {
-		c.fail(at, "template data of %d bytes", size)
+	length = c.u32("template data length")
+	if c.err == nil && length > maxIMATemplate {
+		c.fail(at, "template data of %d bytes", length)
 	}
-	e.data = c.take(uint64(size), "template data")
+	e.data = c.take(uint64(length), "template data")
 	if c.err == nil {
 		e.readFields()
 	}
+}
+
+func isZero(data []byte) bool {
+	for _, b := range data {
+		if b != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // extend is what goes into PCR 10 of the SHA-256 bank: the digest of the template

@@ -8,13 +8,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"strconv"
 	"strings"
 )
 
 // IMAFromText makes a binary list of the kernel's ascii_runtime_measurements, so
-// that all else reads one form. It refuses, by its line, an entry whose recorded
-// SHA-1 is not that of what the line says.
+// that all else reads one form. It refuses, by its line, an entry whose template
+// digest, in the hash of its bank, is not that of what the line says.
 func IMAFromText(text []byte) ([]byte, error) {
 	if len(text) > maxIMALog {
 		return nil, fmt.Errorf("read ASCII IMA list: %d bytes, at most %d are allowed", len(text), maxIMALog)
@@ -48,7 +49,8 @@ func appendIMALine(out []byte, line string) ([]byte, error) {
 		return nil, fmt.Errorf("PCR %.20q", fields[0])
 	}
 	recorded, err := hex.DecodeString(fields[1])
-	if err != nil || len(recorded) < sha1.Size {
+	bank := imaBank(len(recorded))
+	if err != nil || bank == nil {
 		return nil, fmt.Errorf("digest %.80q", fields[1])
 	}
 	template := fields[2]
@@ -60,11 +62,10 @@ func appendIMALine(out []byte, line string) ([]byte, error) {
 		return nil, err
 	}
 	sum := sha1.Sum(hashed)
-	switch violation := bytes.Equal(recorded, make([]byte, len(recorded))); {
-	case violation:
-		sum = [sha1.Size]byte{}
-	case len(recorded) == sha1.Size && !bytes.Equal(recorded, sum[:]):
-		return nil, fmt.Errorf("recorded digest %x, the line gives %x", recorded, sum)
+	if isZero(recorded) {
+		sum = [sha1.Size]byte{} // a violation
+	} else if bank.Write(hashed); !bytes.Equal(bank.Sum(nil), recorded) {
+		return nil, fmt.Errorf("recorded digest %x, the line gives %x", recorded, bank.Sum(nil))
 	}
 	out = binary.LittleEndian.AppendUint32(out, uint32(pcr))
 	out = append(out, sum[:]...)
@@ -73,6 +74,16 @@ func appendIMALine(out []byte, line string) ([]byte, error) {
 		return append(out, data...), nil
 	}
 	return appendIMAField(out, data), nil
+}
+
+// imaBank is the hash whose digests have size bytes, nil if there is none.
+func imaBank(size int) hash.Hash {
+	for _, bank := range []Algorithm{AlgSHA1, AlgSHA256, AlgSHA384, AlgSHA512} {
+		if bank.size() == size {
+			return bank.hash()
+		}
+	}
+	return nil
 }
 
 // imaTemplate encodes the fields of a template as they stand in a binary list, and

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 )
@@ -99,10 +100,17 @@ func devicesShow(o *options) *cobra.Command {
 }
 
 func devicesEvidence(o *options) *cobra.Command {
-	return &cobra.Command{
+	var list string
+	cmd := &cobra.Command{
 		Use:   "evidence DEVICE",
-		Short: "print the evidence behind the last verdict, for policy test",
-		Args:  cobra.ExactArgs(1),
+		Short: "print the evidence behind the last verdict, for policy test and verify",
+		Long: `Print the evidence behind the last verdict, for policy test and verify.
+
+The fleet keeps no IMA lists. With --ima, FILE is put into the evidence: a copy of
+/sys/kernel/security/ima/binary_runtime_measurements of DEVICE, made since that
+verdict and before a reboot. It needs no trust, since it is held against the quote.`,
+		Example: "  gatewarden-fleet devices evidence gw-g275dqr2f7j5lx2n --ima binary_runtime_measurements > evidence.json",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := o.client()
 			if err != nil {
@@ -112,9 +120,29 @@ func devicesEvidence(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := addIMA(record, list); err != nil {
+				return err
+			}
 			return o.printJSON(record)
 		},
 	}
+	cmd.Flags().StringVar(&list, "ima", "", "put the IMA list in `FILE` into the evidence")
+	return cmd
+}
+
+// addIMA puts the list in a file, in any of the kernel's forms, into a record; "" is none.
+func addIMA(record *attest.Recorded, path string) error {
+	if path == "" {
+		return nil
+	}
+	data, err := readInput(path)
+	if err == nil {
+		err = record.AddIMA(data)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 func printDevice(o *options, d operator.Detail) {

@@ -108,8 +108,8 @@ func policyTest(o *options) *cobra.Command {
 		Use:   "test FILE EVIDENCE...",
 		Short: "judge recorded evidence by a policy that is not in force",
 		Long: `Judge recorded evidence by a policy that is not in force. EVIDENCE is what
-gatewarden-fleet devices evidence DEVICE prints. It holds no IMA list, which the
-fleet does not keep: the rule ima is not tried.
+gatewarden-fleet devices evidence DEVICE prints. Without --ima there it holds no IMA
+list, and the rules about files are not tried.
 
 With --want, exit code 1 says that some gateway would get another grade.`,
 		Example: `  gatewarden-fleet devices evidence gw-g275dqr2f7j5lx2n > evidence.json
