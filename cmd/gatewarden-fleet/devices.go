@@ -118,8 +118,11 @@ func devicesEvidence(o *options) *cobra.Command {
 
 func printDevice(o *options, d operator.Detail) {
 	ek := "its maker is not known here"
-	if d.EKVerified {
+	switch {
+	case d.EKVerified:
 		ek = "vouched for by its maker"
+	case d.Machine != "":
+		ek = "vouched for by the maker of machine " + d.Machine[:16]
 	}
 	fmt.Fprintf(o.stdout, "%s  %s  %s %s  agent %s\nTPM: %s\n", d.ID, d.State, d.Model, d.Hostname, d.Software, ek)
 	if d.Verdict != nil {

@@ -20,6 +20,7 @@ type Device struct {
 	Hostname   string    `json:"hostname,omitempty"`
 	Software   string    `json:"software"`
 	EKVerified bool      `json:"ek_verified"`
+	Machine    string    `json:"machine,omitempty"` // that whose maker vouches for its TPM
 	LastSeen   time.Time `json:"last_seen"`
 	Created    time.Time `json:"created"`
 }
@@ -79,7 +80,7 @@ func EnvelopeHash(e wire.Envelope) string {
 func deviceOf(d registry.Device) Device {
 	return Device{
 		ID: d.ID, State: d.State, Grade: d.Grade, Model: d.Model, Hostname: d.Hostname, Software: d.Software,
-		EKVerified: d.EKVerified, LastSeen: d.LastSeen, Created: d.Created,
+		EKVerified: d.EKVerified, Machine: d.Machine, LastSeen: d.LastSeen, Created: d.Created,
 	}
 }
 
