@@ -230,7 +230,9 @@ func (s *Server) openMakers() (err error) {
 	return nil
 }
 
-func (s *Server) vouched(d registry.Device) bool { return verifier.Vouched(d, s.makers, s.now()) }
+func (s *Server) vouched(d registry.Device) bool {
+	return d.Genuine() || verifier.Vouched(d, s.makers, s.now())
+}
 
 func (s *Server) openDeviceAPI() (err error) {
 	c := s.settings.Certificates

@@ -150,23 +150,21 @@ func loadFile(c *Chip, file keyFile) (*core.Object, error) {
 		return nil, core.Classify(ErrDamaged, "only keys under the storage key are loaded",
 			fmt.Errorf("parent handle %#x", uint32(file.parent)))
 	}
-	for parent, err := range c.Parents(uint32(file.parent)) {
-		if err != nil {
-			return nil, err
-		}
-		obj, err := load(c, parent, tpm2.New2B(file.public), file.private, file.public)
+	var obj *core.Object
+	err := c.Parents(uint32(file.parent), func(parent StorageKey) (done bool, err error) {
+		obj, err = load(c, parent, tpm2.New2B(file.public), file.private, file.public)
 		switch {
-		case err == nil:
-			return obj, nil
 		case errors.Is(err, tpm2.TPMRCIntegrity):
-			continue // wrapped by another parent
+			return false, nil // wrapped by another parent
 		case damagedBlob(err):
-			return nil, core.Classify(ErrDamaged, "restore the file or enrol again", err)
-		default:
-			return nil, err
+			return false, core.Classify(ErrDamaged, "restore the file or enrol again", err)
 		}
+		return true, err
+	})
+	if err == nil && obj == nil {
+		err = core.Classify(ErrReplaced, "the TPM was cleared or exchanged, or the file is damaged: enrol again", nil)
 	}
-	return nil, core.Classify(ErrReplaced, "the TPM was cleared or exchanged, or the file is damaged: enrol again", nil)
+	return obj, err
 }
 
 // damagedBlob tells the answers of TPM2_Load to a public or private part that does

@@ -30,6 +30,32 @@ func (t *TPM) Certify(ctx context.Context, ak, key *Key, qualifying []byte) (inf
 	return t.state(ctx, "certify key", tpm2.TPMCCCertify, qualifying, nil, key, ak)
 }
 
+// CertifyBy is Certify by an attestation key of somebody else at a persistent handle,
+// usable with an empty password: see package devid.
+func (t *TPM) CertifyBy(ctx context.Context, handle uint32, key *Key, qualifying []byte) (info, sig []byte, err error) {
+	var a, s []byte
+	if key == nil || key.t != t || len(qualifying) > maxQualifying {
+		return nil, nil, errors.New("certify key: it belongs to another connection, or there is too much qualifying data")
+	}
+	err = t.Do(ctx, "certify key", func(c *Chip) error {
+		own, err := key.use(c)
+		if err != nil {
+			return err
+		}
+		return c.Room(func() error { // chips load a copy of a persistent key
+			answer, err := direct(c, tpm2.TPMCCCertify, append(sized(qualifying), 0, 0x10), own, tpm2.NamedHandle{Handle: tpm2.TPMHandle(handle)})
+			if err == nil {
+				a, s, err = statement(answer)
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return a, s, nil
+}
+
 // state runs a command that states something; the last of keys is the AK, which signs it.
 func (t *TPM) state(ctx context.Context, what string, code tpm2.TPMCC, qualifying, more []byte, keys ...*Key) (attest, sig []byte, err error) {
 	if ak := keys[len(keys)-1]; ak == nil || ak.t != t || ak.role != AK {

@@ -20,6 +20,7 @@ type chip struct {
 	chosen *tpm.EK // read by New for the choice, so that enrolling need not read it again; else nil
 	ak     *tpm.Key
 	newAK  bool // the fleet has not seen this AK yet
+	noIAK  bool // the maker's attestation key refused; under Identity.exchange
 }
 
 func (c *chip) name() []byte { return c.ek.Name }
@@ -123,6 +124,9 @@ func (c *chip) introduce(ctx context.Context, csr []byte, proof wire.KeyProof) (
 	ask := wire.EnrollRequest{
 		Version: 1, EKCertificate: ek.Certificate, EKChain: ek.Chain, EKPublic: ek.Public, AKPublic: c.ak.TPMPublic(),
 		CSR: csr, Key: proof, Model: c.id.cfg.Model, Hostname: c.id.cfg.Hostname, Software: c.id.cfg.Software, Token: c.id.token(),
+	}
+	if ask.IAK, err = c.makersWord(ctx, ek); err != nil {
+		return request{}, err
 	}
 	var challenge wire.EnrollChallenge
 	if err := c.id.postJSON(ctx, request{client: c.id.anyone.http, path: wire.PathEnroll}, ask, &challenge); err != nil {

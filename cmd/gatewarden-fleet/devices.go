@@ -152,6 +152,8 @@ func printDevice(o *options, d operator.Detail) {
 		ek = "none: software keys. Nothing proves what it booted or that its keys are not copied"
 	case d.EKVerified:
 		ek = "vouched for by its maker"
+	case d.Machine != "":
+		ek = "vouched for by the maker of machine " + d.Machine[:16]
 	}
 	fmt.Fprintf(o.stdout, "%s  %s  %s %s  agent %s\nTPM: %s\n", d.ID, d.State, d.Model, d.Hostname, d.Software, ek)
 	if d.Verdict != nil {

@@ -41,7 +41,7 @@ func NewToken(ctx context.Context, store *registry.Store, t registry.Token) (id,
 }
 
 // CheckToken returns the id of the token that a device sent, if it may admit d,
-// whose EKVerified says whether a known maker vouches for it; "" if d is who used
+// whose Genuine says whether a known maker vouches for it; "" if d is who used
 // it before: then its work is done. ErrToken if it is not good. It uses up nothing:
 // who sends a token has not proven yet to be the device.
 func CheckToken(ctx context.Context, store *registry.Store, d registry.Device, text string, now time.Time) (string, error) {
@@ -69,7 +69,7 @@ func CheckToken(ctx context.Context, store *registry.Store, d registry.Device, t
 		return "", fmt.Errorf("%w: it expired at %s", ErrToken, t.Expires.Format(time.RFC3339))
 	case d.SoftwareKeys && !t.AcceptSoftware:
 		return "", fmt.Errorf("%w for this gateway: it has no TPM, and the token was not made for one without", ErrToken)
-	case !d.SoftwareKeys && !d.EKVerified && !t.AcceptEK:
+	case !d.SoftwareKeys && !d.Genuine() && !t.AcceptEK:
 		return "", fmt.Errorf("%w for this gateway: no known TPM maker vouches for its endorsement key", ErrToken)
 	}
 	return t.ID, nil

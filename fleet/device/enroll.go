@@ -45,6 +45,9 @@ func (a *api) enroll(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := a.machine(r.Context(), &d, ask); err != nil {
+		return err
+	}
 	token, err := a.introduce(r.Context(), d, ask.Token)
 	if err != nil {
 		return err
@@ -97,7 +100,7 @@ func (a *api) introduce(ctx context.Context, d registry.Device, text string) (to
 		switch {
 		case d.SoftwareKeys:
 			text += "; software keys: it has no TPM"
-		case !d.EKVerified:
+		case !d.Genuine():
 			text += "; no known TPM maker vouches for its endorsement key"
 		}
 		a.note(ctx, d.ID, "device.new", registry.Info, text)
@@ -133,6 +136,30 @@ func (a *api) identify(ask wire.EnrollRequest) (registry.Device, error) {
 	return d, nil
 }
 
+// machine notes what the machine's maker says of d's TPM. What does not hold is no
+// reason to refuse a device that its EK certificate, or a person, lets in. A machine
+// vouches for one device: software on it could make up any number of EKs.
+func (a *api) machine(ctx context.Context, d *registry.Device, ask wire.EnrollRequest) error {
+	if ask.IAK == nil || a.EKRoots == nil {
+		return nil
+	}
+	machine, err := verifier.VerifyIAK(*ask.IAK, a.EKRoots, ask.AKPublic, wire.IAKQualifyingData(a.Fleet, d.EKName), a.Now())
+	if err != nil {
+		a.Log.Info("the maker's attestation key does not vouch", "device", d.ID, "error", err)
+		return nil
+	}
+	other, err := a.Registry.OfMachine(ctx, machine)
+	if err != nil {
+		return err
+	}
+	if other != "" && other != d.ID {
+		a.note(ctx, d.ID, "machine.conflict", registry.Alarm, "the machine of "+other+" vouches for this TPM, too: it has another endorsement key now, or its software is hostile")
+		return nil
+	}
+	d.Machine = machine
+	return nil
+}
+
 // unknownMaker tells a certificate that nobody known vouches for, any more or yet,
 // from one that is wrong. An operator may know better about the former.
 func unknownMaker(err error) bool {
@@ -145,7 +172,7 @@ func unknownMaker(err error) bool {
 // endorsement keys; a maker's certificate or a token nobody can, so a flood of the
 // former does not keep out devices with the latter.
 func (a *api) admit(ctx context.Context, d registry.Device, token string) error {
-	if d.EKVerified || token != "" {
+	if d.Genuine() || token != "" {
 		return nil
 	}
 	if _, err := a.Registry.Device(ctx, d.ID); !errors.Is(err, registry.ErrNotFound) {

@@ -21,6 +21,7 @@ type Device struct {
 	Software   string    `json:"software"`
 	Keys       string    `json:"keys"` // tpm, software
 	EKVerified bool      `json:"ek_verified"`
+	Machine    string    `json:"machine,omitempty"` // that whose maker vouches for its TPM
 	LastSeen   time.Time `json:"last_seen"`
 	Created    time.Time `json:"created"`
 }
@@ -85,7 +86,7 @@ func deviceOf(d registry.Device) Device {
 	return Device{
 		Keys: keys,
 		ID:   d.ID, State: d.State, Grade: d.Grade, Model: d.Model, Hostname: d.Hostname, Software: d.Software,
-		EKVerified: d.EKVerified, LastSeen: d.LastSeen, Created: d.Created,
+		EKVerified: d.EKVerified, Machine: d.Machine, LastSeen: d.LastSeen, Created: d.Created,
 	}
 }
 

@@ -28,7 +28,7 @@ type Config struct {
 	Registry *registry.Store
 	Deliver  func(ctx context.Context, device string) error // sends what waits for device
 	Drop     func(identity string)                          // ends the sessions of an identity
-	Vouched  func(registry.Device) bool                     // whether a known TPM maker vouches for the device's EK
+	Vouched  func(registry.Device) bool                     // whether a known maker vouches for the device's TPM
 	Now      func() time.Time
 	Log      *slog.Logger
 }

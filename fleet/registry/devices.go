@@ -17,11 +17,11 @@ const (
 	maxText  = 4096
 )
 
-const deviceColumns = `id, model, hostname, software, state, ek_name, ek_public, ek_certificate, ak_public, ek_verified,
+const deviceColumns = `id, model, hostname, software, state, ek_name, ek_public, ek_certificate, ak_public, ek_verified, machine,
 	grade, grade_at, created, approved_at, approved_by, last_seen, running, update_to, update_outcome, software_keys`
 
 func scanDevice(r row) (d Device, err error) {
-	err = r.Scan(&d.ID, &d.Model, &d.Hostname, &d.Software, &d.State, &d.EKName, &d.EKPublic, &d.EKCertificate, &d.AKPublic, &d.EKVerified,
+	err = r.Scan(&d.ID, &d.Model, &d.Hostname, &d.Software, &d.State, &d.EKName, &d.EKPublic, &d.EKCertificate, &d.AKPublic, &d.EKVerified, &d.Machine,
 		&d.Grade, when{&d.GradeAt}, when{&d.Created}, when{&d.ApprovedAt}, &d.ApprovedBy, when{&d.LastSeen},
 		&d.Running, &d.UpdateTo, &d.UpdateOutcome, &d.SoftwareKeys)
 	return d, err
@@ -58,9 +58,9 @@ func (s *Store) Enroll(ctx context.Context, d Device) (device Device, created bo
 func insertDevice(ctx context.Context, tx *sql.Tx, d Device) (int64, error) {
 	host := clean(d.Hostname, maxClaim)
 	return exec(ctx, tx, `INSERT INTO devices (`+deviceColumns+`, hostname_key, cert_serial, cert_profile, cert_not_before, cert_not_after)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, '', 0, $11, 0, '', $12, '', '', '', $14, $13, '', '', 0, 0) ON CONFLICT (id) DO NOTHING`,
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, '', 0, $12, 0, '', $13, '', '', '', $15, $14, '', '', 0, 0) ON CONFLICT (id) DO NOTHING`,
 		d.ID, clean(d.Model, maxClaim), host, clean(d.Software, maxClaim), Pending, d.EKName, d.EKPublic, d.EKCertificate, d.AKPublic,
-		flag(d.EKVerified), ms(d.Created), ms(d.LastSeen), strings.ToLower(host), flag(d.SoftwareKeys))
+		flag(d.EKVerified), d.Machine, ms(d.Created), ms(d.LastSeen), strings.ToLower(host), flag(d.SoftwareKeys))
 }
 
 // update runs a statement on the device id, its first argument.
@@ -145,7 +145,7 @@ func (s *Store) Device(ctx context.Context, id string) (Device, error) {
 // a page is Filter.After of the next.
 func (s *Store) Devices(ctx context.Context, f Filter) ([]DeviceRow, error) {
 	where, args := f.where()
-	rows, err := list(ctx, s.reader, scanDeviceRow, `SELECT id, model, hostname, software, state, ek_verified, grade, grade_at, created,
+	rows, err := list(ctx, s.reader, scanDeviceRow, `SELECT id, model, hostname, software, state, ek_verified, machine, grade, grade_at, created,
 		approved_at, approved_by, last_seen, running, update_to, update_outcome, software_keys, cert_serial, cert_profile, cert_not_before, cert_not_after
 		FROM devices WHERE `+where+` ORDER BY id LIMIT `+strconv.Itoa(page(f.Limit)), args...)
 	if err != nil {
@@ -155,7 +155,7 @@ func (s *Store) Devices(ctx context.Context, f Filter) ([]DeviceRow, error) {
 }
 
 func scanDeviceRow(r row) (d DeviceRow, err error) {
-	err = r.Scan(&d.ID, &d.Model, &d.Hostname, &d.Software, &d.State, &d.EKVerified, &d.Grade, when{&d.GradeAt}, when{&d.Created},
+	err = r.Scan(&d.ID, &d.Model, &d.Hostname, &d.Software, &d.State, &d.EKVerified, &d.Machine, &d.Grade, when{&d.GradeAt}, when{&d.Created},
 		when{&d.ApprovedAt}, &d.ApprovedBy, when{&d.LastSeen}, &d.Running, &d.UpdateTo, &d.UpdateOutcome, &d.SoftwareKeys,
 		&d.CertSerial, &d.CertProfile, when{&d.CertNotBefore}, when{&d.CertNotAfter})
 	return d, err

@@ -61,6 +61,7 @@ type Device struct {
 	EKCertificate []byte // DER, nil if the chip has none
 	AKPublic      []byte // TPMT_PUBLIC
 	EKVerified    bool   // EKCertificate chains to a maker
+	Machine       string // the machine whose maker vouches for this TPM (verifier.VerifyIAK); "" if none does
 	Grade         string // of the last verdict: trusted, degraded, untrusted; "" before the first
 	GradeAt       time.Time
 	Created       time.Time
@@ -71,6 +72,9 @@ type Device struct {
 	UpdateTo      string // version of the update that it spoke of last: a claim
 	UpdateOutcome string // of that one; "" while it is under way
 }
+
+// Genuine says that a known maker, of the TPM or of the machine, vouches for d's TPM.
+func (d Device) Genuine() bool { return d.EKVerified || d.Machine != "" }
 
 // DeviceRow is a Device as a list shows it: without keys, with the certificate
 // that was issued last.

@@ -51,7 +51,8 @@ func EKCertificate(der []byte) (hash, serial string, err error) {
 }
 
 // Vouched says whether a known maker signed d's EK certificate. It asks again for
-// a device whose maker was not known when it enrolled.
+// a device whose maker was not known when it enrolled. Genuine of a device says, too,
+// whether the machine's maker vouched for its TPM.
 func Vouched(d registry.Device, makers *x509.CertPool, now time.Time) bool {
 	return d.EKVerified || makers != nil && len(d.EKCertificate) > 0 && VerifyEK(d.EKCertificate, nil, makers, d.EKPublic, now) == nil
 }

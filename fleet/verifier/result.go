@@ -19,7 +19,7 @@ func (v *Verifier) tell(d registry.Device, policy string, nonce []byte, r *attes
 	}
 	token, err := v.Results.Issue(ear.Appraisal{
 		Device: d.ID, At: now, Grade: r.Grade(), Rules: r.Rules(), Release: r.Facts().Release, Claims: r.Claims(), Nonce: nonce,
-		Policy: policy, Genuine: d.EKVerified, Files: filesJudged(r.Facts()),
+		Policy: policy, Genuine: d.Genuine(), Files: filesJudged(r.Facts()),
 	}, "")
 	if err != nil {
 		v.Log.Error("make attestation result", "device", d.ID, "error", err)
@@ -43,7 +43,7 @@ func (v *Verifier) Result(ctx context.Context, d registry.Device, nonce string) 
 		return "", fmt.Errorf("make attestation result of %s: %w", d.ID, registry.ErrNotFound)
 	}
 	a := ear.Appraisal{
-		Device: d.ID, At: last.At, Grade: attest.Grade(last.Grade), Release: d.Running, Nonce: m.Answer.Evidence.Nonce, Policy: m.Policy, Genuine: d.EKVerified,
+		Device: d.ID, At: last.At, Grade: attest.Grade(last.Grade), Release: d.Running, Nonce: m.Answer.Evidence.Nonce, Policy: m.Policy, Genuine: d.Genuine(),
 	}
 	if err := json.Unmarshal(last.Rules, &a.Rules); err != nil {
 		return "", fmt.Errorf("decode rules of %s: %w", d.ID, err)

@@ -116,6 +116,8 @@ func viewIdentity(d registry.Device, now time.Time) []pair {
 	}
 	ek := pair{Key: "TPM", Value: "maker's certificate verified", Mark: mark{Tone: toneOK, Icon: "ok"}}
 	switch {
+	case !d.EKVerified && d.Machine != "":
+		ek.Value = "machine maker's attestation key verified"
 	case !d.EKVerified && len(d.EKCertificate) > 0:
 		ek.Value, ek.Mark = "EK certificate is by no known maker", mark{Tone: toneWarn, Icon: "warn"}
 	case !d.EKVerified:

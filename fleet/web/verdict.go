@@ -77,8 +77,8 @@ func pendingWords(d registry.Device) string {
 	if d.SoftwareKeys {
 		return "It has no TPM: its keys are software keys, and nothing proves what it booted. Approve it only if you know this machine and can live with that."
 	}
-	if d.EKVerified {
-		return "Its TPM is genuine: the EK certificate is by a known maker and the chip holds the keys. Approval freezes the firmware values that it showed."
+	if d.Genuine() {
+		return "Its TPM is genuine: a known maker vouches for it and the chip holds the keys. Approval freezes the firmware values that it showed."
 	}
 	return "Its chip holds the keys, but no known maker vouches for the chip. Approve it only if you know this machine."
 }

@@ -30,6 +30,25 @@ type EnrollRequest struct {
 	Hostname      string   `json:"hostname,omitempty"` // a claim
 	Software      string   `json:"software"`           // agent version: a claim
 	Token         string   `json:"token,omitempty"`    // one-time enrolment token
+	IAK           *IAK     `json:"iak,omitempty"`      // absent if the machine's maker left none
+}
+
+// IAK shows that the AK lives in a TPM whose machine's maker certified an attestation
+// key in it (TCG, TPM 2.0 Keys for Device Identity and Attestation).
+type IAK struct {
+	Certificate []byte `json:"certificate"` // DER, padding allowed
+	Certify     []byte `json:"certify"`     // TPMS_ATTEST of TPM2_Certify of the AK by the IAK over IAKQualifyingData
+	Signature   []byte `json:"signature"`   // TPMT_SIGNATURE
+}
+
+// IAKQualifyingData binds an IAK's statement to the fleet and to the endorsement
+// key: SHA-256("gw-iak-v1" || fleet || EK Name).
+func IAKQualifyingData(fleet string, ekName []byte) []byte {
+	h := sha256.New()
+	h.Write([]byte("gw-iak-v1"))
+	h.Write([]byte(fleet))
+	h.Write(ekName)
+	return h.Sum(nil)
 }
 
 // KeyProof shows that an operational key lives in the TPM that holds the AK.

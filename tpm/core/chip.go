@@ -3,7 +3,6 @@ package core
 import (
 	"bytes"
 	"context"
-	"iter"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -25,7 +24,8 @@ type StorageKey struct {
 }
 
 // Do runs fn as one operation. What fn loaded is flushed when it returns. An error
-// that has a method Explained() is passed on; others get their class.
+// that has a method Explained() is passed on; others get their class. After an error
+// nothing that fn writes may be read or written: it may still run, if ctx has ended.
 func (t *TPM) Do(ctx context.Context, what string, fn func(*Chip) error) error {
 	return t.do(ctx, what, func(o *op) error {
 		c := &Chip{o: o}
@@ -92,6 +92,15 @@ func (c *Chip) Handles(first, last tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
 	return c.o.handles(first, last)
 }
 
+// Persistent lists the chip's persistent objects, as they were when it was first asked.
+func (c *Chip) Persistent() ([]tpm2.TPMHandle, error) {
+	_, err := c.o.hasPersistent(HandleSRK)
+	return c.o.t.persistent, err
+}
+
+// ReadIndex reads a whole NV index with its own, empty password, believing the bus.
+func (c *Chip) ReadIndex(index tpm2.TPMHandle) ([]byte, error) { return c.o.readNV(index) }
+
 // Storage is the storage key for new objects.
 func (c *Chip) Storage() (StorageKey, error) {
 	obj, place, err := c.o.storage()
@@ -101,41 +110,52 @@ func (c *Chip) Storage() (StorageKey, error) {
 	return c.storageKey(obj, place)
 }
 
-// Parents yields the storage keys that may have wrapped what is in a file: the
-// persistent one if that is the place that the file names, then the owner's primary,
-// which it may have been. Each is got when it is asked for.
-func (c *Chip) Parents(place uint32) iter.Seq2[StorageKey, error] {
-	return func(yield func(StorageKey, error) bool) {
-		if tpm2.TPMHandle(place) == HandleSRK {
-			switch obj, err := c.o.persistentSRK(); {
-			case err != nil:
-				yield(StorageKey{}, err)
-				return
-			case obj != nil:
-				if !yield(c.storageKey(obj, HandleSRK)) {
-					return
-				}
-				c.o.unpin(obj)
-			}
-		}
-		obj, err := c.o.primary(tpm2.TPMRHOwner, srkTemplate())
+// Parents tries the storage keys that may have wrapped what is in a file, until one
+// does: the persistent one if that is the place that the file names, then the owner's
+// primary, which it may have been.
+func (c *Chip) Parents(place uint32, try func(StorageKey) (done bool, err error)) error {
+	if tpm2.TPMHandle(place) == HandleSRK {
+		obj, err := c.o.persistentSRK()
 		if err != nil {
-			yield(StorageKey{}, err)
-			return
+			return err
 		}
-		yield(c.storageKey(obj, tpm2.TPMRHOwner))
+		if obj != nil {
+			if done, err := c.try(obj, HandleSRK, try); done || err != nil {
+				return err
+			}
+			c.o.unpin(obj)
+		}
 	}
+	obj, err := c.o.primary(tpm2.TPMRHOwner, srkTemplate())
+	if err == nil {
+		_, err = c.try(obj, tpm2.TPMRHOwner, try)
+	}
+	return err
+}
+
+func (c *Chip) try(obj *Object, place tpm2.TPMHandle, try func(StorageKey) (bool, error)) (bool, error) {
+	key, err := c.storageKey(obj, place)
+	if err != nil {
+		return false, err
+	}
+	return try(key)
 }
 
 // StorageNamed is the storage key with this Name: the one at place, or the owner's
 // primary, derived again. ErrReplaced if the chip has no such key.
 func (c *Chip) StorageNamed(name []byte, place uint32) (StorageKey, error) {
-	for key, err := range c.Parents(place) {
-		if err != nil || bytes.Equal(key.Handle.Name.Buffer, name) {
-			return key, err
+	found := StorageKey{}
+	err := c.Parents(place, func(key StorageKey) (bool, error) {
+		if !bytes.Equal(key.Handle.Name.Buffer, name) {
+			return false, nil
 		}
+		found = key
+		return true, nil
+	})
+	if err == nil && found.Handle.Handle == 0 {
+		err = Classify(ErrReplaced, "the TPM was cleared or exchanged: what was sealed by it is lost", nil)
 	}
-	return StorageKey{}, Classify(ErrReplaced, "the TPM was cleared or exchanged: what was sealed by it is lost", nil)
+	return found, err
 }
 
 func (c *Chip) storageKey(obj *Object, place tpm2.TPMHandle) (StorageKey, error) {

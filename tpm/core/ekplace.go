@@ -37,22 +37,26 @@ func (o *op) findPlaces() (indexes []tpm2.TPMHandle, err error) {
 	if indexes, err = o.handles(nvEKFirst, nvEKLast); err != nil {
 		return nil, err
 	}
-	places := ekPlaces()
+	places, known := ekPlaces(), make(map[tpm2.TPMHandle]bool)
+	for _, place := range places {
+		known[place.index] = true
+	}
 	for _, index := range indexes {
-		known := slices.ContainsFunc(places, func(p ekPlace) bool { return p.index == index })
-		if chain := index >= nvChainFirst && index <= nvChainLast; index < nvEKHighFirst || index%2 != 0 || known || chain {
-			continue
-		}
-		if slices.Contains(indexes, index+1) {
+		chain := index >= nvChainFirst && index <= nvChainLast
+		if index >= nvEKHighFirst && index%2 == 0 && !known[index] && !chain && slices.Contains(indexes, index+1) {
 			places = append(places, ekPlace{index: index})
 		}
 	}
-	for i := range places {
-		if err := o.ownTemplate(&places[i], indexes); err != nil {
+	o.t.places = places[:0]
+	for _, place := range places {
+		if err := o.ownTemplate(&place, indexes); err != nil {
+			o.t.places = nil
 			return nil, err
 		}
+		if place.kind != "" {
+			o.t.places = append(o.t.places, place)
+		}
 	}
-	o.t.places = slices.DeleteFunc(places, func(p ekPlace) bool { return p.kind == "" })
 	return indexes, nil
 }
 

@@ -61,7 +61,11 @@ func (o *op) hasPersistent(h tpm2.TPMHandle) (bool, error) {
 
 // readPersistent is nil if nothing is at the handle.
 func (o *op) readPersistent(h tpm2.TPMHandle) (*Object, error) {
-	rsp, err := tpm2.ReadPublic{ObjectHandle: h}.Execute(o)
+	var rsp *tpm2.ReadPublicResponse
+	err := o.withRoom(func() (err error) { // chips load a copy of it
+		rsp, err = tpm2.ReadPublic{ObjectHandle: h}.Execute(o)
+		return err
+	})
 	if errors.Is(err, tpm2.TPMRCHandle) {
 		return nil, nil
 	}

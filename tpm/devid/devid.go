@@ -13,7 +13,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
-	"fmt"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -26,20 +26,13 @@ const (
 	firstCertificate, lastCertificate = tpm2.TPMHandle(0x01c90000), tpm2.TPMHandle(0x01c9ffff)
 )
 
-// Limits on what a chip says.
-const (
-	maxHandles = 32      // of one range, count
-	maxIndex   = 8 << 10 // bytes of an NV index
-	chunk      = 512     // bytes of one TPM2_NV_Read: all chips give that
-)
-
 // Role says what an identity's key may sign.
 type Role string
 
 const (
-	IDevID  Role = "idevid"  // any data: who the device is
-	IAK     Role = "iak"     // only what the chip itself made: quotes, certifications
-	Unknown Role = "unknown" // a certificate without its key, or a key that signs nothing
+	RoleIDevID  Role = "idevid"  // any data: who the device is
+	RoleIAK     Role = "iak"     // only what the chip itself made: quotes, certifications
+	RoleUnknown Role = "unknown" // a certificate without its key, or a key that signs nothing
 )
 
 // Identity is a certificate with its key, or one of them where the other is missing.
@@ -64,12 +57,42 @@ func Find(ctx context.Context, t *tpm.TPM) ([]Identity, error) {
 	return found, nil
 }
 
+// IAK is the maker's attestation key of P-256 with a certificate, nil if there is none.
+// Of a chip without keys in the range it asks nothing that its connection does not
+// know. tpm.CertifyBy has it state that another key is in the same chip.
+func IAK(ctx context.Context, t *tpm.TPM) (*Identity, error) {
+	var iak *Identity
+	err := t.Do(ctx, "find attestation key of the maker", func(c *tpm.Chip) error {
+		persistent, err := c.Persistent()
+		if err != nil || !slices.ContainsFunc(persistent, func(h tpm2.TPMHandle) bool { return h >= firstKey && h <= lastKey }) {
+			return err
+		}
+		found, err := find(c)
+		for _, f := range found {
+			if area, _ := tpm2.Unmarshal[tpm2.TPMTPublic](f.Public); f.Role == RoleIAK && f.Certificate != nil && p256(area) {
+				iak = &f
+				break
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return iak, nil
+}
+
+func p256(area *tpm2.TPMTPublic) bool {
+	ecc, err := area.Parameters.ECCDetail()
+	return area.Type == tpm2.TPMAlgECC && err == nil && ecc.CurveID == tpm2.TPMECCNistP256
+}
+
 func find(c *tpm.Chip) ([]Identity, error) {
 	list, err := keys(c)
 	if err != nil {
 		return nil, err
 	}
-	indexes, err := handles(c, firstCertificate, lastCertificate)
+	indexes, err := c.Handles(firstCertificate, lastCertificate)
 	if err != nil {
 		return nil, err
 	}
@@ -87,13 +110,17 @@ func find(c *tpm.Chip) ([]Identity, error) {
 
 // keys lists the persistent keys of the range.
 func keys(c *tpm.Chip) ([]Identity, error) {
-	places, err := handles(c, firstKey, lastKey)
+	places, err := c.Handles(firstKey, lastKey)
 	if err != nil {
 		return nil, err
 	}
 	var list []Identity
 	for _, handle := range places {
-		rsp, err := tpm2.ReadPublic{ObjectHandle: handle}.Execute(c)
+		var rsp *tpm2.ReadPublicResponse
+		err := c.Room(func() (err error) { // chips load a copy of a persistent key
+			rsp, err = tpm2.ReadPublic{ObjectHandle: handle}.Execute(c)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -109,11 +136,11 @@ func keys(c *tpm.Chip) ([]Identity, error) {
 func role(area tpm2.TPMTPublic) Role {
 	switch a := area.ObjectAttributes; {
 	case !a.SignEncrypt || !a.FixedTPM:
-		return Unknown
+		return RoleUnknown
 	case a.Restricted:
-		return IAK
+		return RoleIAK
 	}
-	return IDevID
+	return RoleIDevID
 }
 
 // join puts a certificate to the key that it names, or by itself.
@@ -124,7 +151,7 @@ func join(list []Identity, der []byte, index uint32) []Identity {
 			return list
 		}
 	}
-	return append(list, Identity{Role: Unknown, Certificate: der, Index: index})
+	return append(list, Identity{Role: RoleUnknown, Certificate: der, Index: index})
 }
 
 // names tells whether a certificate is of a key.
@@ -145,58 +172,19 @@ func names(der, public []byte) bool {
 	return err == nil && bytes.Equal(spki, parsed.RawSubjectPublicKeyInfo)
 }
 
-// handles lists what the chip has in a range.
-func handles(c *tpm.Chip, first, last tpm2.TPMHandle) ([]tpm2.TPMHandle, error) {
-	rsp, err := tpm2.GetCapability{Capability: tpm2.TPMCapHandles, Property: uint32(first), PropertyCount: maxHandles}.Execute(c)
-	if err != nil {
-		return nil, err
-	}
-	list, err := rsp.CapabilityData.Data.Handles()
-	if err != nil {
-		return nil, err
-	}
-	var own []tpm2.TPMHandle
-	for _, h := range list.Handle {
-		if h >= first && h <= last {
-			own = append(own, h)
-		}
-	}
-	return own, nil
-}
-
 // readCertificate is nil if the index can't be read by everybody, was never written, or
 // holds something else: policies are kept in the same range.
 func readCertificate(c *tpm.Chip, index tpm2.TPMHandle) ([]byte, error) {
-	rsp, err := tpm2.NVReadPublic{NVIndex: index}.Execute(c)
+	data, err := c.ReadIndex(index)
+	for _, unreadable := range []tpm2.TPMRC{
+		tpm2.TPMRCNVUninitialized, tpm2.TPMRCNVAuthorization, tpm2.TPMRCNVLocked, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth, tpm2.TPMRCAuthUnavailable,
+	} {
+		if errors.Is(err, unreadable) {
+			return nil, nil
+		}
+	}
 	if err != nil {
 		return nil, err
-	}
-	area, err := rsp.NVPublic.Contents()
-	if err != nil {
-		return nil, err
-	}
-	if !area.Attributes.AuthRead || !area.Attributes.Written || area.DataSize > maxIndex {
-		return nil, nil
-	}
-	data := make([]byte, 0, area.DataSize)
-	for len(data) < int(area.DataSize) {
-		want := min(chunk, int(area.DataSize)-len(data))
-		part, err := tpm2.NVRead{
-			AuthHandle: tpm2.AuthHandle{Handle: index, Name: rsp.NVName, Auth: tpm2.PasswordAuth(nil)},
-			NVIndex:    tpm2.NamedHandle{Handle: index, Name: rsp.NVName},
-			Size:       uint16(want),
-			Offset:     uint16(len(data)),
-		}.Execute(c)
-		if errors.Is(err, tpm2.TPMRCNVAuthorization) || errors.Is(err, tpm2.TPMRCNVLocked) || errors.Is(err, tpm2.TPMRCAuthFail) || errors.Is(err, tpm2.TPMRCBadAuth) {
-			return nil, nil // read only with a password that we don't have
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(part.Data.Buffer) != want {
-			return nil, fmt.Errorf("read NV index %#x: %d bytes for %d", uint32(index), len(part.Data.Buffer), want)
-		}
-		data = append(data, part.Data.Buffer...)
 	}
 	return certificate(data), nil
 }

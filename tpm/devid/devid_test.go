@@ -151,10 +151,10 @@ func TestIdentitiesOfTheMakerAreFound(t *testing.T) {
 		index, handle uint32
 		der           []byte
 	}{
-		{devid.IDevID, 0x01c90000, 0x81020000, idevid},
-		{devid.IAK, 0x01c90018, 0x81020001, iak},
-		{devid.IDevID, 0, 0x81020007, nil},
-		{devid.Unknown, 0x01c90020, 0, elsewhere},
+		{devid.RoleIDevID, 0x01c90000, 0x81020000, idevid},
+		{devid.RoleIAK, 0x01c90018, 0x81020001, iak},
+		{devid.RoleIDevID, 0, 0x81020007, nil},
+		{devid.RoleUnknown, 0x01c90020, 0, elsewhere},
 	}
 	if len(found) != len(want) {
 		t.Fatalf("found %d: %+v", len(found), found)

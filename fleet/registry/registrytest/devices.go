@@ -15,12 +15,23 @@ func deviceRoundTrip(t *testing.T, s *registry.Store) {
 	ctx := t.Context()
 	want := registry.Device{
 		ID: deviceID(1), Model: "box", Hostname: "north", Software: "1.0.0", State: registry.Pending, EKName: []byte{1, 0, 2}, EKPublic: []byte("p"),
-		EKCertificate: []byte("c"), AKPublic: []byte("a"), EKVerified: true, Created: start(),
+		EKCertificate: []byte("c"), AKPublic: []byte("a"), EKVerified: true, Machine: "m", Created: start(),
 	}
 	got, created, err := s.Enroll(ctx, want)
 	must(t, err)
 	if !created || !reflect.DeepEqual(got, want) {
 		t.Errorf("enrolled %+v (created %v), want %+v", got, created, want)
+	}
+	if id, err := s.OfMachine(ctx, "m"); err != nil || id != want.ID {
+		t.Errorf("machine m is of %q: %v", id, err)
+	}
+	if id, err := s.OfMachine(ctx, "n"); err != nil || id != "" {
+		t.Errorf("an unknown machine is of %q: %v", id, err)
+	}
+	twin := want
+	twin.ID, twin.EKName = deviceID(2), []byte("twin")
+	if _, _, err := s.Enroll(ctx, twin); err == nil {
+		t.Error("one machine vouches for two devices")
 	}
 	other := want
 	other.Hostname, other.AKPublic = "south", []byte("b")
