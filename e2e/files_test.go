@@ -31,24 +31,24 @@ func signedFiles(r *image.Release) {
 	r.Files = map[string]string{"etc/ima/ima-policy": imaPolicy, setpoint: "42\n"}
 }
 
-// mayRun has the owner say which files the gateway may read and run: those that are
-// signed, and those of the initrd, which has no room for signatures.
+// mayRun signs which files the gateway may read and run: those that are signed, and
+// those of the initrd, which has no room for signatures.
 func (w *world) mayRun(first image.Built) {
 	w.Helper()
 	_, public, err := w.Cache.FileKey()
 	w.check(err)
 	key, err := os.ReadFile(public)
 	w.check(err)
-	early, err := os.ReadFile(first.Early)
+	list, err := os.ReadFile(first.Early)
 	w.check(err)
 	raw, err := w.owner.repo.Policy(release.PolicyOptions{Fleet: fleetID})
 	w.check(err)
-	p, err := attest.ParsePolicy(raw)
+	var document map[string]any
+	w.check(json.Unmarshal(raw, &document))
+	document["ima"] = attest.IMAPolicy{Lists: []attest.Digest{sha256.Sum256(list)}, Keys: []string{string(key)}}
+	raw, err = json.Marshal(document)
 	w.check(err)
-	p.IMA = &attest.IMAPolicy{Lists: []attest.Digest{sha256.Sum256(early)}, Keys: []string{string(key)}}
-	raw, err = json.Marshal(p)
-	w.check(err)
-	_, err = w.owner.repo.Policy(release.PolicyOptions{Attest: raw, List: func(attest.Digest) ([]byte, error) { return early, nil }})
+	_, err = w.owner.repo.Policy(release.PolicyOptions{Attest: raw, List: func(attest.Digest) ([]byte, error) { return list, nil }})
 	w.check(err)
 	w.owner.publish(w.settings.Updates)
 }

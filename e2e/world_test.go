@@ -48,9 +48,19 @@ type world struct {
 	stopped  func() // ends the server
 	api      *operator.Client
 	owner    *owner
-	vm       *lab.VM
-	id       string // of the device, once enrolled
+	gateway
+	machine lab.Machine   // what gateways are made of
+	ahead   time.Duration // of the fleet's and the owner's clock before this machine's
 }
+
+// gateway is a machine of the fleet.
+type gateway struct {
+	vm *lab.VM
+	id string // of the device, once enrolled
+}
+
+// now is the time for the fleet and its owner.
+func (w *world) now() time.Time { return time.Now().Add(w.ahead) }
 
 // quick says whether only the stories are told that every change must pass.
 func quick() bool { return os.Getenv("E2E") == "quick" }
@@ -66,13 +76,15 @@ func inFull(t *testing.T) {
 // setup is what a story may choose. The zero value is the usual gateway.
 type setup struct {
 	machine  lab.Machine
-	first    func(*image.Release) // changes the release that the gateway is born with
-	extra    string               // of agent.toml
-	grub     bool                 // GRUB starts the kernel
-	chain    bool                 // GRUB starts the boot image
-	files    bool                 // the fleet knows the files that the gateway may run
-	coldBoot bool                 // boot instead of restoring the snapshot
-	bare     bool                 // nobody has installed or configured the product yet
+	first    func(*image.Release)                                  // changes the release that the gateway is born with
+	extra    string                                                // of agent.toml
+	disk     func(w *world, first image.Built, disk string) string // returns another disk than the usual
+	aged     time.Duration                                         // of the fleet's authority
+	grub     bool                                                  // GRUB starts the kernel
+	chain    bool                                                  // GRUB starts the boot image
+	files    bool                                                  // the fleet knows the files that the gateway may run
+	coldBoot bool                                                  // boot instead of restoring the snapshot
+	bare     bool                                                  // nobody has installed or configured the product yet
 }
 
 // newWorld installs a fleet and a gateway, which runs and knows its fleet, but not the
@@ -103,11 +115,15 @@ func newWorld(t *testing.T, s setup) *world {
 	disk, err := w.Cache.Disk(what)
 	w.check(err)
 	w.owner = newOwner(w, first)
-	w.installFleet()
+	if s.disk != nil {
+		disk = s.disk(w, first, disk)
+	}
+	w.installFleet(s.aged)
 	if s.files {
 		w.mayRun(first)
 	}
 	s.machine.Disk, s.machine.API, s.machine.MQTT = disk, port(w, w.settings.Listen.API), port(w, w.settings.Listen.MQTT)
+	w.machine = s.machine
 	if s.coldBoot {
 		w.vm = w.Boot(s.machine)
 	} else {
@@ -168,8 +184,9 @@ func port(w *world, address string) int {
 	return a.Port
 }
 
-// installFleet initialises a fleet server, with the owner's repository.
-func (w *world) installFleet() {
+// installFleet initialises a fleet server, whose authority was made that long ago,
+// with the owner's repository.
+func (w *world) installFleet(aged time.Duration) {
 	w.Helper()
 	s := fleet.DefaultSettings()
 	s.Fleet, s.State = fleetID, filepath.Join(w.dir, "fleet")
@@ -178,7 +195,7 @@ func (w *world) installFleet() {
 	s.Public = fleet.Public{API: []string{"https://" + lab.FleetAPI}, MQTT: []string{"mqtts://" + lab.FleetMQTT}}
 	s.Enroll.Retry = conf.Duration(time.Second)
 	w.settings = s
-	w.check(fleet.Init(s, time.Now()))
+	w.check(fleet.Init(s, w.now().Add(-aged)))
 	w.check(os.MkdirAll(s.EKRoots, 0o700))
 	root, err := w.owner.repo.Root()
 	w.check(err)
@@ -200,7 +217,7 @@ func (w *world) serve() {
 	w.Helper()
 	logFile, err := os.OpenFile(filepath.Join(w.dir, "fleet.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	w.check(err)
-	w.server, err = fleet.New(w.settings, "lab", slog.New(slog.NewTextHandler(logFile, nil)))
+	w.server, err = fleet.NewByClock(w.settings, "lab", w.now, slog.New(slog.NewTextHandler(logFile, nil)))
 	w.check(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -218,6 +235,15 @@ func (w *world) serve() {
 		w.stopped = func() {}
 	}
 	w.api = operator.NewClient(w.settings.Listen.Operator)
+}
+
+// pass lets time pass for the fleet and its owner, who publishes when it has passed.
+// The fleet server is not there meanwhile.
+func (w *world) pass(d time.Duration) {
+	w.Helper()
+	w.stopped()
+	w.ahead += d
+	w.owner.publish(w.settings.Updates)
 }
 
 // configure puts the trust documents and the agent's settings on the machine, by a

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/gatewarden/gatewarden/internal/conf"
@@ -24,6 +25,7 @@ type Settings struct {
 
 	Listen       Listen       `toml:"listen"`
 	Public       Public       `toml:"public"`
+	Broker       Broker       `toml:"broker"`
 	Certificates Certificates `toml:"certificates"`
 	Enroll       Enroll       `toml:"enroll"`
 	Gate         Gate         `toml:"gate"`
@@ -32,7 +34,7 @@ type Settings struct {
 // Listen is where the server listens.
 type Listen struct {
 	API       string `toml:"api"`       // device API, TLS
-	MQTT      string `toml:"mqtt"`      // embedded broker, TLS
+	MQTT      string `toml:"mqtt"`      // embedded broker, TLS; not with an external one
 	Dashboard string `toml:"dashboard"` // loopback only
 	Operator  string `toml:"operator"`  // Unix socket
 }
@@ -99,7 +101,7 @@ func (s *Settings) check() error {
 	if s.Gate.Brake < 0 || s.Gate.Brake > 100 {
 		return errors.New("`gate.brake` is a share in percent, from 0 to 100")
 	}
-	if err := errors.Join(checkAddresses("public.api", "https", s.Public.API), checkAddresses("public.mqtt", "mqtts", s.Public.MQTT)); err != nil {
+	if err := errors.Join(checkAddresses("public.api", "https", s.Public.API), checkAddresses("public.mqtt", "mqtts", s.Public.MQTT), s.Broker.check()); err != nil {
 		return err
 	}
 	if s.Updates == "" {
@@ -121,11 +123,16 @@ func checkAddresses(key, scheme string, addresses []string) error {
 	return nil
 }
 
-// hosts are the names that the server's certificate must carry.
+// hosts are the names that the server's certificate must carry: a broker beside it
+// has a certificate of its own.
 func (s *Settings) hosts() []string {
 	seen := map[string]bool{}
+	addresses := slices.Clone(s.Public.API)
+	if !s.Broker.external() {
+		addresses = append(addresses, s.Public.MQTT...)
+	}
 	var hosts []string
-	for _, address := range append(append([]string(nil), s.Public.API...), s.Public.MQTT...) {
+	for _, address := range addresses {
 		if u, err := url.Parse(address); err == nil && !seen[u.Hostname()] {
 			seen[u.Hostname()] = true
 			hosts = append(hosts, u.Hostname())

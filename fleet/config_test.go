@@ -61,6 +61,9 @@ func TestWrongFleetTomlIsRefusedInOneSentence(t *testing.T) {
 		"life is no duration":   {minimal + "[certificates]\nfull = \"a week\"\n", []string{"a week"}},
 		"unknown key":           {minimal + "[certificates]\nfulll = \"1h\"\n", []string{"fulll", "full", "6"}},
 		"unknown section":       {minimal + "[listens]\napi = \":1\"\n", []string{"listens", "did you mean `listen`"}},
+		"broker without scheme": {minimal + "[broker]\naddresses = [\"broker:8883\"]\n", []string{"broker.addresses", "mqtts://host:port"}},
+		"CA for no broker":      {minimal + "[broker]\nca = \"/x\"\n", []string{"`broker.ca`", "`broker.addresses`"}},
+		"certificate, no key":   {minimal + brokerSection + "certificate = \"/x\"\n", []string{"`broker.key`", "together"}},
 		"no TOML":               {"fleet = = 1", []string{"fleet.toml"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -60,7 +60,8 @@ type Server struct {
 	verifier *verifier.Verifier
 	results  *ear.Keys
 	version  string
-	broker   *broker.Broker
+	broker   *broker.Broker // nil: an external one
+	ended    chan struct{}  // says that identities ended; for an external broker
 	dispatch *dispatch.Dispatcher
 	policy   atomic.Pointer[attest.Policy]
 	feed     *policyFeed    // nil without an update repository
@@ -79,7 +80,7 @@ func New(s Settings, version string, log *slog.Logger) (*Server, error) {
 // NewByClock is New with another clock than the system's for all that is decided by
 // time; only intervals of housekeeping and time limits of connections go by that.
 func NewByClock(s Settings, version string, now func() time.Time, log *slog.Logger) (*Server, error) {
-	srv := &Server{settings: s, version: version, now: now, log: log}
+	srv := &Server{settings: s, version: version, now: now, log: log, ended: make(chan struct{}, 1)}
 	if err := srv.open(); err != nil {
 		srv.Close()
 		return nil, err
@@ -147,9 +148,13 @@ func (s *Server) resultKeySet(w http.ResponseWriter, _ *http.Request) {
 
 // fell ends the session of a device that is not trusted any more. The broker
 // refuses its next one, because the registry says so already.
-func (s *Server) fell(id string) { s.broker.Drop(id) }
+func (s *Server) fell(id string) { s.drop(id) }
 
 func (s *Server) openBroker() (err error) {
+	if s.settings.Broker.external() {
+		_, err := s.settings.Broker.client(s.service)()
+		return err
+	}
 	s.broker, err = broker.New(broker.Config{
 		TLS: &tls.Config{
 			MinVersion: tls.VersionTLS13, GetCertificate: s.service.get, ClientAuth: tls.RequireAndVerifyClientCert,
@@ -232,7 +237,7 @@ func (s *Server) openDeviceAPI() (err error) {
 	api, err := device.New(device.Config{
 		Fleet: s.settings.Fleet, Registry: s.store, CA: s.ca, Verifier: s.verifier, EKRoots: s.makers,
 		Lives: device.Lives{Full: time.Duration(c.Full), Short: time.Duration(c.Short), Quarantine: time.Duration(c.Quarantine)},
-		Retry: time.Duration(s.settings.Enroll.Retry), Drop: s.broker.Drop, Now: s.now, Log: s.log.With("part", "device-api"),
+		Retry: time.Duration(s.settings.Enroll.Retry), Drop: s.drop, Now: s.now, Log: s.log.With("part", "device-api"),
 	})
 	if err != nil {
 		return err
@@ -265,7 +270,7 @@ func (s *Server) openDeviceAPI() (err error) {
 
 func (s *Server) openOperatorAPI() (err error) {
 	s.opHandler, err = operator.New(operator.Config{
-		Fleet: s.settings.Fleet, Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.broker.Drop, Vouched: s.vouched, Now: s.now, Log: s.log.With("part", "operator-api"),
+		Fleet: s.settings.Fleet, Registry: s.store, Deliver: s.dispatch.Deliver, Drop: s.drop, Vouched: s.vouched, Now: s.now, Log: s.log.With("part", "operator-api"),
 	})
 	if err != nil {
 		return err
@@ -312,7 +317,7 @@ func (s *Server) Store() *registry.Store { return s.store }
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.broker.Serve(ctx, s.mqtt) })
+	group.Go(func() error { return s.serveBroker(ctx) })
 	group.Go(func() error { return s.dispatch.Run(ctx) })
 	group.Go(func() error { return serveHTTP(ctx, s.api, s.apiHandler, s.log) })
 	group.Go(func() error { return serveHTTP(ctx, s.operator, s.opHandler, s.log) })
@@ -370,11 +375,16 @@ func (s *Server) openDispatch() error {
 
 func (s *Server) newDispatch(key ed25519.PrivateKey) (*dispatch.Dispatcher, error) {
 	own := &attestation{verifier: s.verifier, log: s.log.With("part", "attestation")}
-	d, err := dispatch.New(dispatch.Config{
-		Brokers: []string{"mqtts://" + loopback(s.mqtt.Addr())}, TLS: s.service.client(s.settings.hosts()[0]),
+	c := dispatch.Config{
 		Registry: s.store, MessageKey: key,
 		OnHello: own.hello, OnEvidence: own.evidence, Now: s.now, Log: s.log.With("part", "dispatch"),
-	})
+	}
+	if broker := s.settings.Broker; broker.external() {
+		c.Brokers, c.TLS, c.Group = broker.Addresses, broker.client(s.service), shareGroup(key)
+	} else {
+		c.Brokers, c.TLS = []string{"mqtts://" + loopback(s.mqtt.Addr())}, s.service.client(s.settings.hosts()[0])
+	}
+	d, err := dispatch.New(c)
 	own.send = d
 	return d, err
 }

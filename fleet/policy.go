@@ -166,7 +166,7 @@ func (s *Server) openPolicy() (err error) {
 	}
 	p, err := ReadPolicy(s.settings.Policy)
 	if err != nil {
-		return fmt.Errorf("%w\nhint: `policy` in fleet.toml names the file", err)
+		return fmt.Errorf("%w\nhint: `policy` in fleet.toml names it; docs/policy.md describes it", err)
 	}
 	if p.Fleet != s.settings.Fleet {
 		return fmt.Errorf("%s is for the fleet %q, this is %q\nhint: `policy` in fleet.toml names the file", s.settings.Policy, p.Fleet, s.settings.Fleet)

@@ -29,6 +29,19 @@ func broken() map[string]func(*box) []string {
 			b.remove("/sys/class/tpm", "/sys/class/tpmrm", "/dev/tpmrm0")
 			return []string{"nothing in /sys/class/tpm", "firmware setup"}
 		},
+		"tpm.software-keys": func(b *box) []string {
+			noTPM(b)
+			b.remove("/sys/class/tpm", "/sys/class/tpmrm", "/dev/tpmrm0")
+			b.Settings.Identity.AllowSoftwareKeys = true
+			return []string{"nothing can be sealed"}
+		},
+		"tpm.gone": func(b *box) []string {
+			noTPM(b)
+			b.remove("/sys/class/tpm", "/sys/class/tpmrm", "/dev/tpmrm0")
+			b.Settings.Identity.AllowSoftwareKeys = true
+			b.write(b.Settings.State+"/identity/ek.json", "{}")
+			return []string{"never take its place", "enrols as another one"}
+		},
 		"tpm.version-1": func(b *box) []string {
 			noTPM(b)
 			b.write("/sys/class/tpm/tpm0/tpm_version_major", "1\n")

@@ -17,8 +17,16 @@ func device() *Check {
 		Name: "tpm", About: "whether there is a TPM 2.0 that answers, behind the kernel's resource manager", For: "all",
 		Cases: `
 absent problem all
-The kernel shows no TPM. Without one the agent does not start.
-Switch the TPM on in the firmware setup (TPM, PTT, fTPM). If it is on, the kernel lacks the chip's driver (CONFIG_TCG_TIS, CONFIG_TCG_CRB or the maker's), or the device tree does not name the chip.
+The kernel shows no TPM. Without one the agent does not start, unless agent.toml allows software keys.
+Switch the TPM on in the firmware setup (TPM, PTT, fTPM). If it is on, the kernel lacks the chip's driver (CONFIG_TCG_TIS, CONFIG_TCG_CRB or the maker's), or the device tree does not name the chip. For a board that has none, read docs/software-keys.md.
+
+software-keys problem attest seal
+There is no TPM, and agent.toml allows software keys. The gateway works where the fleet's signed policy admits such, with short certificates; nothing proves what it booted, its keys can be copied, and nothing can be sealed.
+If the board has a TPM after all, switch it on in the firmware setup before it enrols.
+
+gone problem all
+This gateway enrolled with a TPM, which is not there now. Software keys never take its place, though agent.toml allows them.
+Switch the TPM on again. To give it up, move the folder identity in the state folder away: the gateway enrols as another one.
 
 version-1 problem all
 This is a TPM 1.2; Gatewarden needs 2.0.
@@ -82,7 +90,7 @@ func lookAtDevice(ctx context.Context, m *Machine, n *notes) {
 func missingDevice(m *Machine, n *notes) {
 	_, err := os.Stat(m.at("/sys/class/tpm/tpm0"))
 	if err != nil {
-		n.is("absent", "no %s, and nothing in /sys/class/tpm", m.Settings.TPM)
+		n.is(m.without(), "no %s, and nothing in /sys/class/tpm", m.Settings.TPM)
 		return
 	}
 	if version, err := m.word("/sys/class/tpm/tpm0/tpm_version_major"); err == nil && version == "1" {
@@ -94,6 +102,21 @@ func missingDevice(m *Machine, n *notes) {
 		return
 	}
 	n.is("no-node", "/sys/class/tpmrm/tpmrm0 is there, %s is not", m.Settings.TPM)
+}
+
+// without is what it means that the kernel shows no TPM.
+func (m *Machine) without() string {
+	there := func(path string) bool {
+		_, err := os.Lstat(m.at(path))
+		return err == nil
+	}
+	switch {
+	case !m.Settings.Identity.AllowSoftwareKeys || there("/sys/firmware/acpi/tables/TPM2"):
+		return "absent"
+	case there(m.Settings.State + "/identity/ek.json"):
+		return "gone"
+	}
+	return "software-keys"
 }
 
 // access is whether the agent may open the TPM, whoever asks here.

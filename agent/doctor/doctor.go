@@ -100,6 +100,9 @@ func Run(ctx context.Context, m *Machine) Diagnosis {
 	}
 	if len(skipped) > 0 { // whether that is a problem says the check tpm
 		n := &notes{check: &Check{Name: "tpm", For: "enrol attest seal"}}
+		if absent(err) && m.without() == "software-keys" {
+			n.check.For = "attest seal"
+		}
 		n.unseen("look at "+strings.Join(skipped, ", "), errNoChip)
 		d.Findings = append(d.Findings, n.all()...)
 	}

@@ -112,6 +112,22 @@ func TestWithoutAChipOneFindingNamesWhatWasNotAsked(t *testing.T) {
 	b.sees("ima", "can't compare the IMA list with the TPM")
 }
 
+// TestWithSoftwareKeysAGatewayEnrolsAndProvesNothing: what is missing for good is no,
+// the rest is not held up by it.
+func TestWithSoftwareKeysAGatewayEnrolsAndProvesNothing(t *testing.T) {
+	b := newBox(t)
+	broken()["tpm.software-keys"](b)
+	b.remove("/sys/kernel/security/tpm0")
+	d := Run(t.Context(), b.Machine)
+	for ability, want := range map[string]string{Enrol: "yes", Attest: "no", Seal: "no", Update: "yes", Report: "yes"} {
+		for _, c := range d.Abilities {
+			if c.Ability == ability && c.Answer != want {
+				t.Errorf("%s: %s because of %q, want %s", ability, c.Answer, c.Because, want)
+			}
+		}
+	}
+}
+
 // TestAnErrorOfTheDiskIsUnknownToo: a folder where a file belongs is neither absence
 // nor a missing right.
 func TestAnErrorOfTheDiskIsUnknownToo(t *testing.T) {

@@ -16,7 +16,10 @@ import (
 	"github.com/gatewarden/gatewarden/tpm/counter"
 )
 
-const maxCounterFile = 8 << 10 // bytes
+const (
+	counterName    = "counter.json"
+	maxCounterFile = 8 << 10 // bytes
+)
 
 // epochCounter is the TPM's counter behind the security epoch: how far it is above
 // its beginning is the epoch. It is made when it is first asked for.
@@ -35,7 +38,7 @@ type counterFile struct {
 }
 
 func newEpochCounter(c helper.Config, chip string, auth core.Auth) *epochCounter {
-	return &epochCounter{fs: c.FS, path: filepath.Join(c.State, "counter.json"), chip: chip, auth: auth}
+	return &epochCounter{fs: c.FS, path: filepath.Join(c.State, counterName), chip: chip, auth: auth}
 }
 
 func (e *epochCounter) Epoch(ctx context.Context) (epoch uint64, record []byte, err error) {

@@ -46,14 +46,14 @@ carries. systemd starts it through its socket; with --listen it makes its own.`,
 			}
 			b := build()
 			c.Software, c.Build, c.Log = b.Version, b.Time, o.logger(false)
-			c.EKName = func(ctx context.Context) ([]byte, error) { return ekName(ctx, chip, auth) }
+			c.EKName = func(ctx context.Context) ([]byte, error) { return deviceName(ctx, &c, chip, auth) }
 			boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 			if err != nil {
 				return fmt.Errorf("read boot id: %w", err)
 			}
 			c.BootID = strings.TrimSpace(string(boot))
 			c.Updates = updates(slots, product, c)
-			if c.Updates != nil && counter {
+			if c.Updates != nil && counter && countsEpochs(&c, chip) {
 				c.Updates.Counter = newEpochCounter(c, chip, auth)
 			}
 			if rebootFile != "" {

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/agent/doctor"
+	"github.com/gatewarden/gatewarden/internal/softkey"
 )
 
 func tpmVerb(o *options) *cobra.Command {
@@ -22,6 +23,9 @@ the chip. Root and the group tss may ask. gatewarden doctor says what it means.`
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			chip, err := readChip(cmd.Context(), o.machine().Settings.TPM)
+			if s := o.machine().Settings; err != nil && s.Identity.AllowSoftwareKeys && softkey.NoTPM(s.TPM) {
+				return fmt.Errorf("%w\nhint: agent.toml allows software keys, by which this gateway works without; gatewarden doctor says what that costs", err)
+			}
 			if err != nil {
 				return err
 			}

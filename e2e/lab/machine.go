@@ -185,6 +185,10 @@ func (vm *VM) SecureBoot(on bool) {
 	vm.must(vm.firmware())
 }
 
+// SetClock decides what the clock of a machine that is off shows when it starts next;
+// zero: the time.
+func (vm *VM) SetClock(at time.Time) { vm.machine.Clock = at }
+
 // Flash gives a machine that is off another build of its firmware, which keeps the
 // variables: with protection by system management mode instead of without.
 func (vm *VM) Flash() { vm.flashed = !vm.flashed }

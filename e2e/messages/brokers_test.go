@@ -1,6 +1,7 @@
 package messages
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -8,10 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/gatewarden/gatewarden/fleet/broker"
+	"github.com/gatewarden/gatewarden/internal/bench/rig"
 	"github.com/gatewarden/gatewarden/internal/mqttconn/mqtttest"
 )
 
@@ -97,64 +101,99 @@ func (e *embedded) Kill(*testing.T) {
 // mosquitto is the documented production broker, as a process.
 type mosquitto struct {
 	path, dir, address string
-	process            *exec.Cmd
+
+	mu      sync.Mutex
+	process *exec.Cmd
 }
 
 func newMosquitto(t *testing.T, ca *mqtttest.CA, path string) *mosquitto {
 	m := &mosquitto{path: path, dir: t.TempDir(), address: freeAddress(t)}
 	ca.Write(m.dir)
-	_, port, _ := net.SplitHostPort(m.address)
-	conf := fmt.Sprintf(`listener %s 127.0.0.1
-cafile %[2]s/ca.pem
-certfile %[2]s/cert.pem
-keyfile %[2]s/key.pem
-tls_version tlsv1.3
-require_certificate true
-use_identity_as_username true
-use_username_as_clientid true
-acl_file %[2]s/acl
-max_queued_messages 10000
-message_size_limit 1200000
-persistence false
-`, port, m.dir)
+	m.configure(t, "root.pem", "ca.pem", "broker.pem", "cert.pem", "broker.key", "key.pem", "\ncrlfile ", "\n#crlfile ")
+	return m
+}
+
+// configure writes the configuration of the docs, for this folder and address, with
+// the replacements given.
+func (m *mosquitto) configure(t *testing.T, replace ...string) {
+	t.Helper()
+	host, port, _ := net.SplitHostPort(m.address)
+	conf := strings.NewReplacer("listener 8883", "listener "+port+" "+host, "/etc/mosquitto/gatewarden", m.dir).Replace(example(t, "mosquitto.conf"))
+	conf = strings.NewReplacer(replace...).Replace(conf)
 	if os.Getuid() == 0 {
 		conf += "user root\n"
 	}
-	acl := `user fleet
-topic write gw/v1/+/down/+
-topic read gw/v1/+/up/+
-pattern write gw/v1/%u/up/+
-pattern read gw/v1/%u/down/+
-`
-	for name, text := range map[string]string{"conf": conf, "acl": acl} {
+	for name, text := range map[string]string{"conf": conf, "acl": example(t, "mosquitto.acl")} {
 		if err := os.WriteFile(filepath.Join(m.dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return m
+}
+
+// example is a file of the docs: what is written there is what the tests run.
+func example(t *testing.T, name string) string {
+	t.Helper()
+	data, err := os.ReadFile("../../docs/examples/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
 }
 
 func (m *mosquitto) URL() string { return "mqtts://" + m.address }
 
 func (m *mosquitto) Start(t *testing.T) {
 	t.Helper()
-	m.process = exec.Command(m.path, "-c", filepath.Join(m.dir, "conf"))
-	if err := m.process.Start(); err != nil {
-		t.Fatal(err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	must(t, m.start())
+}
+
+// start returns when it runs: it listens before that, and a signal to reload would
+// end it.
+func (m *mosquitto) start() error {
+	log, err := os.Create(filepath.Join(m.dir, "log"))
+	if err != nil {
+		return err
 	}
-	until(t, "mosquitto listens", func() bool {
-		c, err := net.DialTimeout("tcp", m.address, time.Second)
-		if err == nil {
-			c.Close()
+	defer log.Close()
+	m.process = exec.Command(m.path, "-c", filepath.Join(m.dir, "conf"))
+	m.process.Stderr = log
+	if err := m.process.Start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return rig.Await(ctx, "mosquitto runs", func() error {
+		said, err := os.ReadFile(log.Name())
+		if err == nil && !bytes.Contains(said, []byte(" running\n")) {
+			err = fmt.Errorf("it says %q", said)
 		}
-		return err == nil
+		return err
 	})
 }
 
 func (m *mosquitto) Kill(*testing.T) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.kill()
+}
+
+func (m *mosquitto) kill() {
 	if m.process != nil {
 		_ = m.process.Process.Kill()
 		_ = m.process.Wait()
 		m.process = nil
 	}
+}
+
+// restart does so if it runs; it may be called beside the others.
+func (m *mosquitto) restart() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.process == nil {
+		return nil
+	}
+	m.kill()
+	return m.start()
 }

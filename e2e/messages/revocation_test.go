@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -81,20 +80,11 @@ func (a *authority) write(name string, data []byte) {
 	a.must(os.WriteFile(filepath.Join(a.dir, name), data, 0o600))
 }
 
-// configure writes what mosquitto reads; the configuration is that of the docs.
+// configure writes what mosquitto reads.
 func (a *authority) configure() {
 	a.Helper()
-	docs, err := os.ReadFile("../../docs/examples/mosquitto.conf")
-	a.must(err)
-	host, port, _ := net.SplitHostPort(a.broker.address)
-	conf := strings.NewReplacer("listener 8883", "listener "+port+" "+host, "/etc/mosquitto/gatewarden", a.dir).Replace(string(docs))
-	if os.Getuid() == 0 {
-		conf += "user root\n"
-	}
-	acl, err := os.ReadFile("../../docs/examples/mosquitto.acl")
-	a.must(err)
-	a.write("conf", []byte(conf))
-	a.write("acl", acl)
+	a.broker.configure(a.T)
+	host, _, _ := net.SplitHostPort(a.broker.address)
 	a.write("root.pem", a.ca.Anchors())
 	own := a.issue(ca.Service, "broker", "", host)
 	der, err := x509.MarshalPKCS8PrivateKey(own.PrivateKey)

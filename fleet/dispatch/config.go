@@ -35,8 +35,10 @@ type Config struct {
 	OnHello func(ctx context.Context, device, identity string, hello wire.Hello)
 	// OnEvidence gets an attest.Evidence, not yet decoded.
 	OnEvidence func(ctx context.Context, device, identity string, payload []byte)
-	// Shared subscribes as $share/fleet/..., for replicas that share the work.
-	Shared bool
+	// Group subscribes as $share/<Group>/..., for replicas that share the work; empty:
+	// a plain subscription. Whoever knows the name can take messages away where the
+	// broker has no rule about subscriptions (docs/adr/040).
+	Group string
 	// ClientID defaults to wire.FleetIdentity; replicas need one each, which their
 	// broker must allow.
 	ClientID string

@@ -103,8 +103,8 @@ func (d *Dispatcher) session(ctx context.Context, address string) error {
 	}
 	defer conn.Close()
 	filter := wire.UpTopic("+", "+")
-	if d.cfg.Shared {
-		filter = "$share/fleet/" + filter
+	if d.cfg.Group != "" {
+		filter = "$share/" + d.cfg.Group + "/" + filter
 	}
 	if err := conn.Subscribe(ctx, filter); err != nil {
 		return err

@@ -17,7 +17,10 @@ import (
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
-const known = "gw-aaaaaaaaaaaaaaaa"
+const (
+	known  = "gw-aaaaaaaaaaaaaaaa"
+	fallen = "gw-bbbbbbbbbbbbbbbb"
+)
 
 // The way through broker and database is tested in e2e/messages; here is what
 // only a failing registry shows.
@@ -50,6 +53,8 @@ func (f *failing) Device(_ context.Context, id string) (registry.Device, error) 
 	switch id {
 	case known:
 		return registry.Device{ID: id, State: registry.Active}, nil
+	case fallen:
+		return registry.Device{ID: id, State: registry.Quarantined}, nil
 	case "gw-revoked":
 		return registry.Device{ID: id, State: registry.Revoked}, nil
 	}
@@ -160,5 +165,21 @@ func TestUpdateComesWithItsMessageUnlessItIsOutOfRange(t *testing.T) {
 		if c.taken && *row.Update != u {
 			t.Errorf("%s: %+v, want %+v", name, *row.Update, u)
 		}
+	}
+}
+
+// An external broker may still let the full identity in.
+func TestDeviceInQuarantineIsHeardUnderItsQuarantineIdentityOnly(t *testing.T) {
+	d := newDispatcher(t, &failing{})
+	full, quarantined := group(fallen, "a", 1), group(fallen, "a", 1)
+	quarantined[0].identity = wire.QuarantineID(fallen)
+	if acks := d.accept(t.Context(), full); len(acks) != 0 {
+		t.Errorf("acks %v under the full identity", acks)
+	}
+	if acks := d.accept(t.Context(), quarantined); len(acks) != 1 {
+		t.Errorf("acks %v under the quarantine identity", acks)
+	}
+	if !heard(registry.Active, wire.QuarantineID(known)) || heard(registry.Revoked, wire.QuarantineID(known)) || heard(registry.Decommissioned, known) {
+		t.Error("a healed device is not heard before it has connected anew, or one that is out is")
 	}
 }

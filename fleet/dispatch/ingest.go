@@ -86,19 +86,19 @@ func (d *Dispatcher) acksOf(group []incoming, accepted []registry.Acceptance) ma
 	return acks
 }
 
-// prepare turns messages into rows; those of unknown or revoked devices are
-// left out.
+// prepare turns messages into rows; those of unknown or revoked devices, and of
+// identities that have ended, are left out.
 func (d *Dispatcher) prepare(ctx context.Context, group []incoming) (kept []incoming, rows []registry.Message) {
 	welcome := map[string]bool{}
 	for _, in := range group {
-		if _, asked := welcome[in.device]; !asked {
+		if _, asked := welcome[in.identity]; !asked {
 			known, err := d.cfg.Registry.Device(ctx, in.device)
-			welcome[in.device] = err == nil && !registry.Out(known.State)
-			if !welcome[in.device] {
-				d.cfg.Log.Warn("message ignored", "device", in.device, "state", known.State, "error", err)
+			welcome[in.identity] = err == nil && heard(known.State, in.identity)
+			if !welcome[in.identity] {
+				d.cfg.Log.Warn("message ignored", "identity", in.identity, "state", known.State, "error", err)
 			}
 		}
-		if !welcome[in.device] {
+		if !welcome[in.identity] {
 			continue
 		}
 		row, err := d.row(ctx, in)

@@ -64,7 +64,7 @@ func (d *Dispatcher) call(ctx context.Context, f func(context.Context)) {
 
 func (d *Dispatcher) hello(ctx context.Context, device, identity string, hello wire.Hello) {
 	known, err := d.cfg.Registry.Device(ctx, device)
-	if err != nil || registry.Out(known.State) {
+	if err != nil || !heard(known.State, identity) {
 		d.cfg.Log.Warn("hello ignored", "device", device, "state", known.State, "error", err)
 		return
 	}
@@ -78,6 +78,14 @@ func (d *Dispatcher) hello(ctx context.Context, device, identity string, hello w
 	if err := d.deliverTo(ctx, device, identity); err != nil {
 		d.cfg.Log.Warn("commands not delivered; they will be at the next hello", "device", device, "error", err)
 	}
+}
+
+// heard says whether a device in this state is listened to under identity. The
+// embedded broker lets no other in; an external one does, as long as its list of
+// revoked certificates is old and sessions are open.
+func heard(state, identity string) bool {
+	_, quarantined, _ := wire.DeviceOf(identity)
+	return !registry.Out(state) && (quarantined || state != registry.Quarantined)
 }
 
 func decodeHello(payload []byte, h *wire.Hello) error {

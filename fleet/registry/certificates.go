@@ -123,6 +123,19 @@ func (s *Store) IsRevoked(ctx context.Context, serial string) (bool, error) {
 	return !c.RevokedAt.IsZero(), err
 }
 
+// Ended returns the identities of devices that have no good certificate at now,
+// because one was revoked after since.
+func (s *Store) Ended(ctx context.Context, since, now time.Time) ([]string, error) {
+	ids, err := list(ctx, s.reader, scanString, endedQuery, ms(now), ms(since))
+	if err != nil {
+		return nil, fmt.Errorf("list ended identities: %w", err)
+	}
+	return ids, nil
+}
+
+const endedQuery = `SELECT DISTINCT identity FROM certificates AS ended WHERE revoked_at > $2 AND revoked_at > 0 AND not_after > $1 AND device <> ''
+	AND NOT EXISTS (SELECT 1 FROM certificates AS good WHERE good.device = ended.device AND good.identity = ended.identity AND good.revoked_at = 0 AND good.not_after > $1)`
+
 // Revoked returns the revoked certificates that expire after now: what a CRL lists.
 func (s *Store) Revoked(ctx context.Context, now time.Time) ([]Certificate, error) {
 	cs, err := list(ctx, s.reader, scanCertificate, `SELECT `+certificateColumns+` FROM certificates

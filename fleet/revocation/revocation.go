@@ -9,8 +9,10 @@ package revocation
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -58,6 +60,7 @@ type handler struct {
 	mu    sync.Mutex
 	made  time.Time
 	lists map[string][]byte // by file name
+	tag   string            // of what they name, as an ETag
 }
 
 // New returns the handler of PathCRL and PathOCSP.
@@ -75,7 +78,7 @@ func New(c Config) (http.Handler, error) {
 
 // list answers one file.
 func (h *handler) list(w http.ResponseWriter, r *http.Request) {
-	lists, err := h.current(r.Context())
+	lists, tag, err := h.current(r.Context())
 	if err != nil {
 		h.Log.Error("make revocation lists", "error", err)
 		http.Error(w, "the list could not be made now", http.StatusInternalServerError)
@@ -88,36 +91,52 @@ func (h *handler) list(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	kind := "application/pkix-crl" // RFC 2585
+	w.Header().Set("Cache-Control", "no-cache")
 	if file == allFile {
 		kind = "application/x-pem-file"
+		w.Header().Set("ETag", tag)
+		if r.Header.Get("If-None-Match") == tag {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
 	}
 	w.Header().Set("Content-Type", kind)
-	w.Header().Set("Cache-Control", "no-cache")
 	_, _ = w.Write(data) // who asked is gone
 }
 
-// current returns the lists, made anew if they are older than fresh.
-func (h *handler) current(ctx context.Context) (map[string][]byte, error) {
+// current returns the lists, made anew if they are older than fresh, and their tag.
+func (h *handler) current(ctx context.Context) (map[string][]byte, string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := h.Now()
 	if age := now.Sub(h.made); h.lists != nil && age >= 0 && age < fresh {
-		return h.lists, nil
+		return h.lists, h.tag, nil
 	}
-	lists, err := h.make(ctx, now)
-	if err == nil {
-		h.lists, h.made = lists, now
-	}
-	return lists, err
-}
-
-func (h *handler) make(ctx context.Context, now time.Time) (map[string][]byte, error) {
 	// What expired since the last list that may still be in use stays on this one
 	// (RFC 5280, section 3.3).
 	revoked, err := h.Registry.Revoked(ctx, now.Add(-listLife))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
+	lists, err := h.make(revoked, now)
+	if err == nil {
+		h.lists, h.tag, h.made = lists, tagOf(revoked, now), now
+	}
+	return lists, h.tag, err
+}
+
+// tagOf changes when something was revoked, and each day: who fetches by it has a
+// list that is good, and a new one only if it says something new.
+func tagOf(revoked []registry.Certificate, now time.Time) string {
+	sum := sha256.New()
+	fmt.Fprintln(sum, now.UTC().Format(time.DateOnly))
+	for _, c := range revoked {
+		fmt.Fprintln(sum, c.Serial)
+	}
+	return `"` + hex.EncodeToString(sum.Sum(nil)) + `"`
+}
+
+func (h *handler) make(revoked []registry.Certificate, now time.Time) (map[string][]byte, error) {
 	entries, err := byIssuer(revoked)
 	if err != nil {
 		return nil, err

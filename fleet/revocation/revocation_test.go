@@ -331,3 +331,41 @@ func FuzzOCSPRequestNeverPanics(f *testing.F) {
 		}
 	})
 }
+
+// A broker that has to be restarted for a new list takes one that says something new.
+func TestListIsNewByItsTagOnlyIfSomethingWasRevokedAndOnceADay(t *testing.T) {
+	w := newWorld(t)
+	day := 24 * time.Hour
+	w.ahead.Store(int64(time.Until(time.Now().Truncate(day).Add(time.Hour)))) // an hour after midnight
+	tag := ""
+	fetch := func() int {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url+PathCRL+allFile, nil)
+		w.must(err)
+		r.Header.Set("If-None-Match", tag)
+		resp, err := http.DefaultClient.Do(r)
+		w.must(err)
+		defer resp.Body.Close()
+		tag = resp.Header.Get("ETag")
+		return resp.StatusCode
+	}
+	for _, c := range []struct {
+		what string
+		do   func()
+		want int
+	}{
+		{"the first time", func() {}, http.StatusOK},
+		{"two hours later", func() { w.ahead.Add(int64(2 * time.Hour)) }, http.StatusNotModified},
+		{"after a revocation", func() {
+			w.issue(w.ca, deviceA)
+			w.revoke(deviceA, "stolen")
+			w.ahead.Add(int64(fresh))
+		}, http.StatusOK},
+		{"again", func() {}, http.StatusNotModified},
+		{"the next day", func() { w.ahead.Add(int64(day)) }, http.StatusOK},
+	} {
+		if c.do(); fetch() != c.want {
+			t.Errorf("%s: want %d", c.what, c.want)
+		}
+	}
+}

@@ -18,7 +18,9 @@ const (
 )
 
 // helperParts are the packages that cmd/gatewarden puts together as the helper.
-func helperParts() []string { return []string{"helper", "tpm/core", "tpm/counter"} }
+func helperParts() []string {
+	return []string{"helper", "tpm/core", "tpm/counter", "internal/p256key", "internal/softkey"}
+}
 
 func checkImports(_ context.Context, root string) (string, error) {
 	tree, err := archtest.Read(root)

@@ -43,7 +43,8 @@ type Options struct {
 	TLS           *tls.Config // ServerName defaults to URL's host
 	ClientID      string
 	KeepAlive     time.Duration // whole seconds
-	SessionExpiry time.Duration // how long the broker keeps the session without a connection; Clean Start is 0
+	SessionExpiry time.Duration // how long the broker keeps the session without a connection
+	Clean         bool          // Clean Start: what the broker has kept for ClientID ends
 	Timeout       time.Duration // for connecting, and for each answer of the broker
 	MaxTopic      int           // bytes
 	MaxPayload    int           // bytes
@@ -126,7 +127,7 @@ func (o *Options) connect() *paho.Connect {
 	c := &paho.Connect{
 		ClientID:   o.ClientID,
 		KeepAlive:  uint16(o.KeepAlive / time.Second),
-		CleanStart: false,
+		CleanStart: o.Clean,
 		Properties: &paho.ConnectProperties{SessionExpiryInterval: &expiry, MaximumPacketSize: &size, RequestProblemInfo: true},
 	}
 	if o.Ahead > 0 {

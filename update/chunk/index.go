@@ -3,7 +3,6 @@ package chunk
 import (
 	"bytes"
 	"fmt"
-	"slices"
 	"sort"
 )
 
@@ -105,11 +104,10 @@ func (b *Builder) Index() (*Index, error) {
 	for i := range ix.byID {
 		ix.byID[i] = int32(i)
 	}
-	slices.SortFunc(ix.byID, func(a, b int32) int {
-		if c := bytes.Compare(ix.items[a].id[:], ix.items[b].id[:]); c != 0 {
-			return c
-		}
-		return int(a - b)
+	sort.Slice(ix.byID, func(i, j int) bool { // no copy of the algorithm for this type
+		a, b := ix.byID[i], ix.byID[j]
+		c := bytes.Compare(ix.items[a].id[:], ix.items[b].id[:])
+		return c < 0 || c == 0 && a < b
 	})
 	for k := 1; k < len(ix.byID); k++ {
 		a, c := ix.At(int(ix.byID[k-1])), ix.At(int(ix.byID[k]))

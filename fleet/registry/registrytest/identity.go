@@ -229,3 +229,35 @@ func revocation(t *testing.T, s *registry.Store) {
 		t.Errorf("row %+v, want the newest certificate", rows[0])
 	}
 }
+
+// ended: who has lost the last good certificate lately, and only those.
+func ended(t *testing.T, s *registry.Store) {
+	ctx := t.Context()
+	a, b := active(t, s, 1), active(t, s, 2)
+	must(t, s.AddCertificate(ctx, certificateOf(a, "a1"), ""))
+	quarantine := certificateOf(a, "a2")
+	quarantine.Identity = "q-" + a
+	must(t, s.AddCertificate(ctx, quarantine, ""))
+	must(t, s.AddCertificate(ctx, certificateOf(b, "b1"), ""))
+	check := func(what string, since, now time.Time, want ...string) {
+		t.Helper()
+		got, err := s.Ended(ctx, since, now)
+		must(t, err)
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	at := start().Add(time.Hour)
+	check("nothing was revoked", start(), at)
+	_, err := s.RevokeCertificates(ctx, a, "a2", "healed the wrong way", at)
+	must(t, err)
+	check("one of two identities", start(), at, a)
+	check("long ago", at, at.Add(time.Minute))
+	must(t, s.AddCertificate(ctx, certificateOf(a, "a3"), ""))
+	check("a new certificate", start(), at)
+	_, err = s.RevokeCertificates(ctx, a, "", "stolen", at)
+	must(t, err)
+	check("all", start(), at, a, "q-"+a)
+	check("expired meanwhile", start(), start().Add(25*time.Hour))
+}

@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) *registry.Store) {
 		{"a failed issuance burns no ticket", issuanceAtomic},
 		{"state decides who gets certificates", issuanceByState},
 		{"certificates that share a commit fail each for itself", issuanceShared},
+		{"an identity ends with its last good certificate", ended},
 		{"revocation reaches every other certificate", revocation},
 		{"100 concurrent uses of a token admit one device", tokenOnce},
 		{"an entry of the allow-list admits once", allowedOnce},

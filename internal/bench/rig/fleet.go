@@ -22,6 +22,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/internal/conf"
 	"github.com/gatewarden/gatewarden/internal/policy"
+	"github.com/gatewarden/gatewarden/internal/softkey"
 )
 
 // Name is the fleet's.
@@ -74,6 +75,7 @@ func (f *Fleet) install() error {
 	}
 	return writeJSON(f.Settings.Policy, attest.Policy{
 		Version: 1, Issued: time.Now().UTC(), Fleet: Name, Releases: []attest.Release{BootSoftware().Release("rig", "1.0.0")},
+		Rules: map[string]attest.Severity{softkey.Rule: attest.Degrade},
 	})
 }
 
@@ -108,10 +110,10 @@ func (f *Fleet) Close() error {
 }
 
 // Approve lets a device in as soon as it waits for approval; nobody vouches for
-// its TPM.
+// its TPM, if it has one.
 func (f *Fleet) Approve(ctx context.Context, id string) error {
 	return Await(ctx, "approve "+id, func() error {
-		return f.API.Approve(ctx, id, operator.Decision{By: "rig", Reason: "rig", AcceptEK: true})
+		return f.API.Approve(ctx, id, operator.Decision{By: "rig", Reason: "rig", AcceptEK: true, AcceptSoftware: true})
 	})
 }
 

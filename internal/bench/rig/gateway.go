@@ -55,12 +55,27 @@ func Boot(ctx context.Context, dir, trust string, power *tpmtest.Power) (*Gatewa
 	if err := os.WriteFile(filepath.Join(dir, "boot", "eventlog"), log, 0o600); err != nil {
 		return nil, err
 	}
+	g := newGateway(dir, trust)
+	g.Settings.TPM, g.Power = "unix:"+power.Socket, power
+	return g, g.startHelper(dir)
+}
+
+// Bare starts the helper on a machine without a TPM, whose agent may do without.
+func Bare(dir, trust string) (*Gateway, error) {
+	if err := os.MkdirAll(filepath.Join(dir, "helper"), 0o700); err != nil {
+		return nil, err
+	}
+	g := newGateway(dir, trust)
+	g.Settings.TPM, g.Settings.Identity.AllowSoftwareKeys = "unix:"+filepath.Join(dir, "no-tpm"), true
+	return g, g.startHelper(dir)
+}
+
+func newGateway(dir, trust string) *Gateway {
 	s := agent.DefaultSettings()
-	s.State, s.Trust, s.TPM = filepath.Join(dir, "state"), trust, "unix:"+power.Socket
+	s.State, s.Trust = filepath.Join(dir, "state"), trust
 	s.Socket, s.Helper = filepath.Join(dir, "agent.sock"), filepath.Join(dir, "helper.sock")
 	s.Identity.Model = "rig"
-	g := &Gateway{Settings: s, Power: power}
-	return g, g.startHelper(dir)
+	return &Gateway{Settings: s}
 }
 
 // Measure extends the PCRs as firmware, boot loader and systemd do, and returns
