@@ -186,7 +186,7 @@ func (a *Agent) openTPM(ctx context.Context) (err error) {
 
 func (a *Agent) openIdentity(ctx context.Context) (err error) {
 	a.identity, err = identity.New(ctx, identity.Config{
-		Dir: a.path("identity"), FS: a.fs, TPM: a.tpm, Fleet: a.fleet.Load, Clock: a.clock,
+		Dir: a.path("identity"), FS: a.fs, TPM: a.tpm, SoftwareKeys: a.tpm == nil && a.settings.Identity.AllowSoftwareKeys, Fleet: a.fleet.Load, Clock: a.clock,
 		Model: a.settings.model(), Hostname: a.settings.hostname(), Software: a.version, Token: a.settings.Identity.Token,
 		Collect: func(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error) {
 			return a.collect(ctx, c, keys...)

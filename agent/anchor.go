@@ -66,8 +66,9 @@ func (a *Agent) anchorNow(ctx context.Context) error {
 
 // anchored returns what was anchored last. What does not fit goes into the audit log,
 // and so to the fleet, and a new record begins.
-func (a *Agent) anchored(ctx context.Context) (record anchor.Record, err error) {
-	err = a.fs.ReadJSON(a.path(anchorFile), maxAnchorFile, &record)
+func (a *Agent) anchored(ctx context.Context) (anchor.Record, error) {
+	var record anchor.Record // not a result: where ctx ends, the chip's goroutine may still write it
+	err := a.fs.ReadJSON(a.path(anchorFile), maxAnchorFile, &record)
 	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fsx.ErrDamaged)
 	if err != nil && !missing {
 		return anchor.Record{}, fmt.Errorf("read anchor: %w", err)

@@ -36,6 +36,7 @@ type Identity struct {
 	Model    string `toml:"model"`    // hardware model; by default what the firmware says
 	Hostname string `toml:"hostname"` // what operators see beside the id; by default the machine's host name
 	Token    string `toml:"token"`    // one-time enrolment token
+	CA       string `toml:"ca"`       // SHA-256 of the fleet's root certificate, where fleet.json names no anchors
 	// AllowSoftwareKeys lets the agent work where there is no TPM, with keys in files.
 	// It changes nothing where there is one.
 	AllowSoftwareKeys bool `toml:"allow_software_keys"`
@@ -85,7 +86,10 @@ func LoadSettings(path string) (Settings, error) {
 	return s, nil
 }
 
-func (s *Settings) check() error {
+func (s *Settings) check() (err error) {
+	if s.Identity.CA, err = parsePin(s.Identity.CA); err != nil {
+		return err
+	}
 	for key, path := range map[string]string{"state": s.State, "trust": s.Trust, "socket": s.Socket, "helper": s.Helper, "health.services": s.Health.Services} {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("`%s` must be an absolute path, it is %q", key, path)

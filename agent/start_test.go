@@ -85,7 +85,11 @@ func TestAgentThatCannotStartSaysWhyAndLeavesNothingBehind(t *testing.T) {
 			s := w.gateway.Settings
 			s.State = filepath.Join(shortDir(t), "state")
 			c.change(&s)
-			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			wait := patience
+			if strings.HasPrefix(name, "outbox") { // which is waited for
+				wait = 2 * time.Second
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), wait)
 			defer cancel()
 			_, err := agent.New(ctx, s, build(), rig.Quiet())
 			if err == nil {

@@ -36,6 +36,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, task := range []func(context.Context) error{
+		a.fetchCA,
 		a.identity.Run,
 		a.link.Run,
 		a.health.Run,

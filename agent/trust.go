@@ -50,6 +50,9 @@ func (a *Agent) openTrust() error {
 		return fmt.Errorf("%s is of fleet %q, %s of %q: install the documents of one fleet",
 			policy.OperatorsFile, operators.Fleet, policy.FleetFile, fleet.Fleet)
 	}
+	if fleet, err = a.rooted(fleet); err != nil {
+		return err
+	}
 	a.fleet.Store(fleet)
 	a.operators.Store(operators)
 	if err := a.openRepo(); err != nil {
@@ -107,6 +110,9 @@ func (a *Agent) keptTrust(name string) []byte {
 func (a *Agent) takeTrust(target string, data []byte, newRoot bool) (taken bool, err error) {
 	if target == fleetTarget {
 		next, err := policy.ParseFleet(data)
+		if err == nil {
+			next, err = a.rooted(next)
+		}
 		if err != nil {
 			return false, err
 		}

@@ -43,10 +43,9 @@ func hostileReaders() []hostileReader {
 		{"device path", 1 << 20, func(in []byte) { _ = clean(imagePath(in)) }},
 		{"IMA list", 1 << 20, func(in []byte) { _, _ = ReplayIMA(in, Digest{9}) }},
 		{"IMA list in text", 10 * hostileSize, func(in []byte) { _, _ = IMAFromText(in) }},
-		{"allow-list", 4 * hostileSize, func(in []byte) {
-			_, _ = newIMAReference(&IMAPolicy{Lists: []Digest{sha256.Sum256(in)}}, Digest{}, func(Digest) ([]byte, error) { return in, nil })
-		}},
-		{"keys of files", 4 * hostileSize, func(in []byte) { _, _ = readFileKey(string(in)) }},
+		{"allow-list", 4 * hostileSize, func(in []byte) { _ = (&imaReference{files: make(map[string]struct{})}).readFiles(in) }},
+		{"key of files", 4 * hostileSize, func(in []byte) { _, _ = readFileKey(string(in)) }},
+		{"appended signature", 1 << 20, func(in []byte) { _, _ = readModsig(in) }},
 		{"policy", 1 << 20, func(in []byte) { _, _ = ParsePolicy(in) }},
 		{"recorded evidence", 4 * hostileSize, func(in []byte) { _, _ = ParseRecorded(in) }},
 	}

@@ -22,10 +22,15 @@ type contentInfo struct {
 type signedData struct {
 	Version      int
 	Algorithms   asn1.RawValue
-	Content      struct{ Type asn1.ObjectIdentifier }
+	Content      encapsulated
 	Certificates asn1.RawValue `asn1:"optional,tag:0"`
 	Lists        asn1.RawValue `asn1:"optional,tag:1"`
 	Signers      []signerInfo  `asn1:"set"`
+}
+
+type encapsulated struct {
+	Type    asn1.ObjectIdentifier
+	Content asn1.RawValue `asn1:"optional,tag:0"`
 }
 
 type signerInfo struct {
@@ -88,6 +93,8 @@ func readModsig(data []byte) (*signerInfo, error) {
 		return nil, fmt.Errorf("it is %s, not signed data", message.Type)
 	case !message.Content.Content.Type.Equal(asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 1}):
 		return nil, fmt.Errorf("it signs %s, not data", message.Content.Content.Type)
+	case len(message.Content.Content.Content.FullBytes) > 0:
+		return nil, errors.New("it has content of its own")
 	case len(message.Content.Signers) != 1:
 		return nil, fmt.Errorf("%d signers, not one", len(message.Content.Signers))
 	}

@@ -321,6 +321,32 @@ func TestConnectionsOfTheAPIAreCapped(t *testing.T) {
 	}
 }
 
+// A server whose clock was wrong for a while must not go on with the certificate that
+// it made then: gateways would refuse it until somebody restarts the server.
+func TestServiceCertificateFollowsTheClockBack(t *testing.T) {
+	s := installed(t)
+	authority, err := ca.Open(filepath.Join(s.State, "ca"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ahead time.Duration
+	now := func() time.Time { return time.Now().Add(ahead) }
+	service, err := newServiceCertificate(authority, s.hosts(), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const year = 365 * day
+	for _, ahead = range []time.Duration{0, year, 0, -10 * time.Minute, 0, 4 * year, year, 0} {
+		cert, err := service.get(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now().Before(cert.Leaf.NotBefore) || now().After(cert.Leaf.NotAfter) {
+			t.Errorf("with the clock %s ahead the certificate is for %s to %s", ahead, cert.Leaf.NotBefore, cert.Leaf.NotAfter)
+		}
+	}
+}
+
 func TestServiceCertificateCarriesEveryPublicName(t *testing.T) {
 	s := installed(t)
 	s.Public = Public{API: []string{"https://fleet.example:8443", "https://192.0.2.7:8443"}, MQTT: []string{"mqtts://fleet.example:8883"}}

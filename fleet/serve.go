@@ -76,8 +76,9 @@ func loopback(addr net.Addr) string {
 	return net.JoinHostPort(host, port)
 }
 
-// serviceCertificate is the server's own, made anew from the services CA at start
-// and at two thirds of its life. Safe for concurrent use.
+// serviceCertificate is the server's own, made anew from the services CA at start,
+// at two thirds of its life, and where it was made by a clock that was ahead. Safe
+// for concurrent use.
 type serviceCertificate struct {
 	ca    *ca.CA
 	hosts []string
@@ -96,14 +97,15 @@ func newServiceCertificate(authority *ca.CA, hosts []string, clock func() time.T
 func (s *serviceCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.now != nil && s.now.Leaf.NotAfter.Sub(s.clock()) > serviceLife/3 {
+	now := s.clock()
+	if s.now != nil && s.now.Leaf.NotAfter.Sub(now) > serviceLife/3 && !now.Before(s.now.Leaf.NotBefore) {
 		return s.now, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make server key: %w", err)
 	}
-	leaf, chain, err := s.ca.Issue(ca.Service, wire.FleetIdentity, key.Public(), s.clock(), serviceLife, s.hosts...)
+	leaf, chain, err := s.ca.Issue(ca.Service, wire.FleetIdentity, key.Public(), now, serviceLife, s.hosts...)
 	if err != nil {
 		return nil, fmt.Errorf("issue server certificate: %w", err)
 	}

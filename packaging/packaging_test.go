@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/gatewarden/gatewarden/agent"
 	"github.com/gatewarden/gatewarden/fleet"
@@ -72,7 +73,7 @@ func TestFleetFileListsEveryKeyWithItsDefault(t *testing.T) {
 	decode(t, "fleet.toml", &s)
 	want := fleet.DefaultSettings()
 	want.Fleet, want.Public = s.Fleet, s.Public // these have none
-	if diff := cmp.Diff(want, s); diff != "" {
+	if diff := cmp.Diff(want, s, cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("fleet.toml (+) against the defaults (-):\n%s", diff)
 	}
 	if s.Fleet == "" || len(s.Public.API) == 0 || len(s.Public.MQTT) == 0 {

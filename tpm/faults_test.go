@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -71,10 +72,14 @@ func TestSilentChipBlocksNobody(t *testing.T) {
 	key := must(chip.CreateKey(t.Context(), tpm.Operational))(t)
 	release := make(chan struct{})
 	faults.On(tpm2.TPMCCCreateLoaded, 1, tpmtest.Stall(release))
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if _, err := chip.CreateKey(ctx, tpm.Operational); !errors.Is(err, tpm.ErrBusy) {
-		t.Fatalf("stalled call: %v", err)
+	faults.Reset()
+	for !slices.Contains(faults.Codes(), tpm2.TPMCCCreateLoaded) { // on a loaded machine a call may end before it comes to that
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		_, err := chip.CreateKey(ctx, tpm.Operational)
+		cancel()
+		if !errors.Is(err, tpm.ErrBusy) {
+			t.Fatalf("stalled call: %v", err)
+		}
 	}
 	ctx2, cancel2 := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel2()
@@ -82,7 +87,7 @@ func TestSilentChipBlocksNobody(t *testing.T) {
 		t.Fatalf("call behind it: %v", err)
 	}
 	// Once it is clear that the chip is silent, even a call without a deadline fails.
-	late, cancel3 := context.WithTimeout(t.Context(), 20*time.Second)
+	late, cancel3 := context.WithTimeout(t.Context(), hung)
 	defer cancel3()
 	if _, err := readWhenStuck(late, chip); !errors.Is(err, tpm.ErrBusy) || late.Err() != nil {
 		t.Fatalf("call to a silent chip: %v", err)
@@ -131,7 +136,7 @@ func TestCloseDoesNotWaitForASilentChip(t *testing.T) {
 	go func() { closed <- chip.Close() }()
 	select {
 	case <-closed:
-	case <-time.After(10 * time.Second):
+	case <-time.After(hung):
 		t.Fatal("Close hangs")
 	}
 	if _, err := chip.ReadPCRs(t.Context(), []int{0}); !errors.Is(err, tpm.ErrAbsent) && !errors.Is(err, tpm.ErrBusy) {
@@ -178,8 +183,8 @@ func TestEveryFaultAtEveryCommandIsAnErrorOrARecovery(t *testing.T) {
 			t.Parallel()
 			_, power := tpmtest.Start(t)
 			for n := 1; n <= lifeCommands; n++ {
-				if (n+len(name))%2 != 0 && os.Getenv("GATEWARDEN_LONG") == "" {
-					continue // the quick test has each second command, not the same for all faults
+				if (n+len(name))%4 != 0 && os.Getenv("GATEWARDEN_LONG") == "" {
+					continue // the quick test has each fourth command, not the same for all faults
 				}
 				faultAt(t, power, n, fault)
 			}
@@ -191,7 +196,7 @@ func faultAt(t *testing.T, power *tpmtest.Power, n int, fault tpmtest.Fault) {
 	t.Helper()
 	chip, faults := connect(t, power)
 	faults.At(n, fault)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hung)
 	defer cancel()
 	made, _ := life(ctx, t, chip)
 	if ctx.Err() != nil {
@@ -268,7 +273,7 @@ func TestChipThatFallsSilentAtAnyCommandIsLeftInTime(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		began := time.Now()
 		_, err := life(ctx, t, chip)
-		if took := time.Since(began); took > 5*time.Second {
+		if took := time.Since(began); took > hung {
 			t.Errorf("command %d: it takes %v", n, took)
 		}
 		if ctx.Err() != nil && !errors.Is(err, tpm.ErrBusy) {

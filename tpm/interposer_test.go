@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"math/big"
 	"testing"
-	"time"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -184,7 +183,7 @@ func interpose(t *testing.T, power *tpmtest.Power, ek *tpm.EK, n int, fault tpmt
 	chip, faults := connect(t, power)
 	defer chip.Close()
 	faults.At(n, fault)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hung)
 	defer cancel()
 	s, err := show(ctx, t, chip, ek)
 	if ctx.Err() != nil {

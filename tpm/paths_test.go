@@ -225,9 +225,9 @@ func TestEveryFaultAtEveryCommandOfEachPath(t *testing.T) {
 	}
 }
 
-// some chooses each fourth command for the quick test, not the same for all.
+// some chooses each sixth command for the quick test, not the same for all.
 func some(name string, i int) bool {
-	return os.Getenv("GATEWARDEN_LONG") != "" || (i+len(name))%4 == 0
+	return os.Getenv("GATEWARDEN_LONG") != "" || (i+len(name))%6 == 0
 }
 
 func (d *device) walkWith(walk func(context.Context, *device, *tpm.TPM) ([]*tpm.Key, error), f pathFault, name string, n int, code tpm2.TPMCC) {
@@ -235,7 +235,7 @@ func (d *device) walkWith(walk func(context.Context, *device, *tpm.TPM) ([]*tpm.
 	chip, faults := connect(d.T, d.power)
 	release := make(chan struct{})
 	fault, allowed := f.fault(d, release), f.once
-	deadline := 20 * time.Second
+	deadline := hung
 	if name == "stall" {
 		deadline = 200 * time.Millisecond
 	}
@@ -248,7 +248,7 @@ func (d *device) walkWith(walk func(context.Context, *device, *tpm.TPM) ([]*tpm.
 	ctx, cancel := context.WithTimeout(d.Context(), deadline)
 	began := time.Now()
 	made, err := walk(ctx, d, chip)
-	if took := time.Since(began); took > deadline+10*time.Second {
+	if took := time.Since(began); took > deadline+hung { // crypto.Signer has no context: it takes half a minute
 		d.Errorf("command %d, code %v: it took %v", n, code, took)
 	}
 	cancel()

@@ -92,6 +92,9 @@ func (r request) send(ctx context.Context, base string) ([]byte, error) {
 	if r.kind != "" {
 		req.Header.Set("Content-Type", r.kind)
 	}
+	if r.path == wire.PathChallenge { // free to repeat: an idle connection may have ended meanwhile
+		req.Header["X-Idempotency-Key"] = nil // sent to nobody: see http.Transport
+	}
 	if r.user != "" {
 		req.SetBasicAuth(r.user, r.secret)
 	}
@@ -189,4 +192,16 @@ func (i *Identity) prove(ctx context.Context, c *Credential) error {
 		return fmt.Errorf("prove the new certificate: %w", err)
 	}
 	return nil
+}
+
+// CACerts asks the fleet for its CAs, of a server that nobody has vouched for yet
+// (RFC 7030, section 4.1.1): only a pinned fingerprint says which to believe.
+func (i *Identity) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
+	client := newHTTP(&tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}) //nolint:gosec // see above
+	defer client.CloseIdleConnections()
+	answer, err := i.call(ctx, request{client: client, method: http.MethodGet, path: wire.PathCACerts, accept: est.TypeCertsOnly})
+	if err != nil {
+		return nil, err
+	}
+	return est.ParseCertsOnly(answer)
 }

@@ -32,15 +32,16 @@ import (
 // Config of an Identity. All fields but TPM, Token, Hostname, Counted and After are
 // required.
 type Config struct {
-	Dir      string // identity/ in the state folder
-	FS       *fsx.FS
-	TPM      *tpm.TPM             // nil: there is none, and keys lie in files
-	Fleet    func() *policy.Fleet // the pinned trust/fleet.json
-	Clock    Clock
-	Model    string
-	Hostname string
-	Software string
-	Token    string // one-time enrolment token
+	Dir          string // identity/ in the state folder
+	FS           *fsx.FS
+	TPM          *tpm.TPM // nil: there is none, and SoftwareKeys says that keys lie in files
+	SoftwareKeys bool
+	Fleet        func() *policy.Fleet // the pinned trust/fleet.json
+	Clock        Clock
+	Model        string
+	Hostname     string
+	Software     string
+	Token        string // one-time enrolment token
 	// Collect answers a challenge with evidence that claims these keys (SPKI hashes).
 	Collect func(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error)
 	// Verdict is told every verdict that an exchange brought.
@@ -145,7 +146,7 @@ func keyHash(key Key) string {
 // New loads what Dir holds and makes what is missing: the choice of endorsement key
 // and the attestation key in the TPM, or the first key. It does not touch the network.
 func New(ctx context.Context, c Config) (*Identity, error) {
-	if c.Dir == "" || c.FS == nil || c.Fleet == nil || c.Clock == nil || c.Model == "" || c.Software == "" ||
+	if c.Dir == "" || c.FS == nil || c.SoftwareKeys != (c.TPM == nil) || c.Fleet == nil || c.Clock == nil || c.Model == "" || c.Software == "" ||
 		c.Collect == nil || c.Verdict == nil || c.Changed == nil || c.Event == nil || c.Log == nil {
 		return nil, errors.New("identity: incomplete configuration")
 	}
@@ -156,7 +157,7 @@ func New(ctx context.Context, c Config) (*Identity, error) {
 	if c.After == nil {
 		c.After = time.After
 	}
-	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir, private: c.TPM == nil}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), newToken: make(chan struct{}, 1), phase: "starting", started: c.Counted()}
+	i := &Identity{cfg: c, store: store{fs: c.FS, dir: c.Dir, private: c.SoftwareKeys}, kick: make(chan string, 1), exchange: make(chan struct{}, 1), newToken: make(chan struct{}, 1), phase: "starting", started: c.Counted()}
 	if err := c.FS.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make identity folder: %w", err)
 	}
@@ -176,7 +177,7 @@ func New(ctx context.Context, c Config) (*Identity, error) {
 
 // openKeys says whether there is an AK that the fleet has not seen yet.
 func (i *Identity) openKeys(ctx context.Context) (newAK bool, err error) {
-	if i.cfg.TPM == nil {
+	if i.cfg.SoftwareKeys {
 		f := &files{id: i}
 		i.keys = f
 		return false, f.open()

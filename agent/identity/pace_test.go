@@ -91,6 +91,7 @@ func TestOnlyARefusedIdentityIsRecoveredByEKAndAK(t *testing.T) {
 		"revoked":                             {refused(403, "revoked"), true, false},
 		"stale verdict":                       {refused(403, wire.RuleStaleVerdict), true, false},
 		"nonce too old: the link is slow":     {refused(403, "evidence.nonce"), false, false},
+		"overtaken by another answer":         {refused(403, "evidence.order"), false, false},
 		"overloaded":                          {refused(503, ""), true, false},
 		"overloaded, whatever it says":        {refused(503, "certificate"), true, false},
 		"too often":                           {refused(429, "rate"), true, false},

@@ -236,7 +236,7 @@ func (g *gateway) tryStart() (*Identity, error) {
 	}
 	var collector *evidence.Collector
 	i, err := New(g.Context(), Config{
-		Dir: g.dir, FS: g.fs, TPM: g.tpm, Fleet: func() *policy.Fleet { return g.fleet }, Clock: g.clock,
+		Dir: g.dir, FS: g.fs, TPM: g.tpm, SoftwareKeys: g.power == nil, Fleet: func() *policy.Fleet { return g.fleet }, Clock: g.clock,
 		Model: "lab-box", Hostname: "box", Software: "1.0",
 		Collect: func(ctx context.Context, c wire.Challenge, keys ...string) (attest.Evidence, error) {
 			return collector.Collect(ctx, c, keys...)

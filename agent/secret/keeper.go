@@ -72,12 +72,16 @@ func (k *Keeper) slots(ctx context.Context) (helperwire.Slots, counter.Record, e
 }
 
 // count reads the chip's counter.
-func (k *Keeper) count(ctx context.Context, record counter.Record) (value uint64, err error) {
-	err = k.c.TPM.Do(ctx, "read epoch counter", func(c *tpm.Chip) (err error) {
+func (k *Keeper) count(ctx context.Context, record counter.Record) (uint64, error) {
+	var value uint64
+	err := k.c.TPM.Do(ctx, "read epoch counter", func(c *tpm.Chip) (err error) {
 		value, err = counter.Read(c, record)
 		return err
 	})
-	return value, err
+	if err != nil {
+		return 0, err
+	}
+	return value, nil
 }
 
 func counterAt(record counter.Record, value uint64) seal.Counter {

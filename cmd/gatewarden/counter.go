@@ -41,8 +41,10 @@ func newEpochCounter(c helper.Config, chip string, auth core.Auth) *epochCounter
 	return &epochCounter{fs: c.FS, path: filepath.Join(c.State, counterName), chip: chip, auth: auth}
 }
 
-func (e *epochCounter) Epoch(ctx context.Context) (epoch uint64, record []byte, err error) {
-	err = e.do(ctx, "read epoch counter", func(c *core.Chip, _ *ecdsa.PrivateKey, r counter.Record) error {
+func (e *epochCounter) Epoch(ctx context.Context) (uint64, []byte, error) {
+	var epoch uint64
+	var record []byte
+	err := e.do(ctx, "read epoch counter", func(c *core.Chip, _ *ecdsa.PrivateKey, r counter.Record) error {
 		value, err := counter.Read(c, r)
 		if err != nil {
 			return err
@@ -53,7 +55,10 @@ func (e *epochCounter) Epoch(ctx context.Context) (epoch uint64, record []byte, 
 		record, err = json.Marshal(r)
 		return err
 	})
-	return epoch, record, err
+	if err != nil { // the chip's goroutine may still write what it found
+		return 0, nil, err
+	}
+	return epoch, record, nil
 }
 
 func (e *epochCounter) Raise(ctx context.Context, epoch uint64) error {

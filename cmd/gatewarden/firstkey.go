@@ -54,5 +54,9 @@ func parseFirstKey(data []byte) (*[]byte, error) {
 // its counter and lost it is to be told.
 func countsEpochs(c *helper.Config, chip string) bool {
 	_, err := os.Lstat(filepath.Join(c.State, counterName))
-	return !errors.Is(err, fs.ErrNotExist) || !softkey.NoTPM(chip)
+	if !errors.Is(err, fs.ErrNotExist) || !softkey.NoTPM(chip) {
+		return true
+	}
+	c.Log.Info("there is no TPM: the helper's record alone holds the security epoch")
+	return false
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/helper"
+	"github.com/gatewarden/gatewarden/internal/bench/rig"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/p256key"
 	"github.com/gatewarden/gatewarden/internal/softkey"
@@ -23,7 +24,7 @@ import (
 // file that others could write, nor while there is anything like a TPM.
 func TestHelperKnowsAGatewayWithoutTPMByWhatRootPutThere(t *testing.T) {
 	dir := t.TempDir()
-	c := &helper.Config{FS: &fsx.FS{}, Trust: filepath.Join(dir, "trust"), State: filepath.Join(dir, "state")}
+	c := &helper.Config{FS: &fsx.FS{}, Log: rig.Quiet(), Trust: filepath.Join(dir, "trust"), State: filepath.Join(dir, "state")}
 	chip, path := "unix:"+filepath.Join(dir, "tpm"), filepath.Join(c.Trust, firstKeyFile)
 	key, _, err := p256key.New()
 	if err != nil {

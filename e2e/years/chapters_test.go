@@ -133,6 +133,7 @@ func deadClock(g *gateway) {
 	if n := len(g.certificates()) - first; n < 3 || n > 5 {
 		g.Errorf("%d renewals in 22 days", n)
 	}
+	g.expiredUnseen()
 	if now, believed := g.clock.Now(); believed || !g.clock.Floor().Equal(floor) || !now.Equal(floor) {
 		g.Errorf("the clock says %s (believed: %v), its floor is %s, it was %s", now, believed, g.clock.Floor(), floor)
 	}
@@ -141,6 +142,25 @@ func deadClock(g *gateway) {
 	g.pass(2 * week)
 	g.well()
 	g.inTime(first)
+}
+
+// A month without power, and none of the three clocks knows of it: the machine's says
+// 1970, the TPM's stood still, the agent's begins. It is told at the broker's door.
+func (g *gateway) expiredUnseen() {
+	g.Helper()
+	first, before := len(g.certificates()), g.newest()
+	g.off()
+	g.pass(30 * day)
+	g.boot(false)
+	g.pass(2 * time.Hour)
+	if len(g.certificates()) != first {
+		g.Error("it renewed by itself: this proves little")
+	}
+	g.refused(before.Credential, "expired")
+	if grade := g.talk(); grade != "refused" {
+		g.Errorf("with an expired certificate it is %s", grade)
+	}
+	g.back(first)
 }
 
 // Firmware that nobody approved: certificates live for a day. As soon as the old one
@@ -218,7 +238,7 @@ func takenOut(g *gateway) {
 	if grade := g.talk(); grade != "refused" {
 		g.Errorf("taken out it is %s", grade)
 	}
-	g.pass(2 * day)
+	g.pass(day)
 	out("decommissioned")
 	if _, last := g.identity.Status(); last == nil || !strings.Contains(last.Error(), "decommissioned") {
 		g.Errorf("the gateway says of it: %v", last)

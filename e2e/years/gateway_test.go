@@ -177,9 +177,15 @@ func (g *gateway) certificates() []issued {
 // tick brings the TPM's clock up to the calendar. In between it goes on by itself.
 func (g *gateway) tick() {
 	g.Helper()
-	if since := g.Now().Sub(g.chipAt); since > time.Hour {
-		g.powered, g.chipAt = g.powered+since, g.Now()
-		g.must(g.power.SetClock(uint64(g.powered.Milliseconds())))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	since := g.Now().Sub(g.chipAt)
+	if since <= time.Hour {
+		return
+	}
+	g.powered, g.chipAt = g.powered+since, g.Now()
+	if err := g.power.SetClock(uint64(g.powered.Milliseconds())); err != nil {
+		g.Error(err)
 	}
 }
 

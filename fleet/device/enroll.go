@@ -306,8 +306,12 @@ func (a *api) notYet(w http.ResponseWriter, challenge any) error {
 
 // freshVerdict is the one by which a certificate may be issued now.
 func (a *api) freshVerdict(ctx context.Context, d registry.Device) (registry.Verdict, error) {
+	now := a.Now()
 	verdict, err := verifier.LastVerdict(ctx, a.Registry, d)
-	if errors.Is(err, registry.ErrNotFound) || err == nil && (a.Now().Sub(verdict.At) > VerdictLife || verdict.At.Before(d.ApprovedAt)) {
+	// What lies in the future is of a clock that was ahead: such a verdict does not
+	// count, and such an approval lies behind every verdict.
+	old := now.Sub(verdict.At).Abs() > VerdictLife || verdict.At.Before(d.ApprovedAt) && !d.ApprovedAt.After(now)
+	if errors.Is(err, registry.ErrNotFound) || err == nil && old {
 		return verdict, refuse(http.StatusForbidden, wire.RuleStaleVerdict, "the last verdict is too old to issue a certificate by it", "attest again, then repeat the request")
 	}
 	if err != nil {

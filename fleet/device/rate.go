@@ -28,7 +28,7 @@ func (r *rate) allow(source string, now time.Time) time.Duration {
 		}
 	}
 	whole := r.sources[key]
-	if whole.Before(now) {
+	if whole.Before(now) || whole.Sub(now) > enrollBurst*enrollEvery { // or the clock was ahead
 		whole = now
 	}
 	whole = whole.Add(enrollEvery)

@@ -179,11 +179,18 @@ func TestPolicyAloneAdmitsGatewaysWithoutTPM(t *testing.T) {
 		t.Fatalf("refused, and stored: %+v, %v", counts, err)
 	}
 	w.enact(admitting())
-	own := b.enrol()
+	w.config.Verifier.Brake = 1 // it does not hold what the owner took back
+	members := map[*bare]*tls.Certificate{b: b.enrol()}
+	for range 5 {
+		b := w.bare()
+		members[b] = b.enrol()
+	}
 	w.enact(nil)
-	v := b.attest(w.by(own), spkiOf(t, own.Leaf.PublicKey))
-	if v.Grade != "untrusted" || v.Gate != wire.GateQuarantine || !v.Renew || b.record().State != registry.Quarantined {
-		t.Errorf("after the policy changed: %+v", v)
+	for b, own := range members {
+		v := b.attest(w.by(own), spkiOf(t, own.Leaf.PublicKey))
+		if v.Grade != "untrusted" || v.Gate != wire.GateQuarantine || !v.Renew || b.record().State != registry.Quarantined {
+			t.Errorf("after the policy changed: %+v", v)
+		}
 	}
 }
 
@@ -262,6 +269,26 @@ func TestSoftwareTicketOpensForTheFirstKeyAlone(t *testing.T) {
 		bad(&r)
 		if a := w.do(call{path: softkey.PathEnroll, body: r}); a.status < 400 || a.status >= 500 || a.problem.Rule == "" {
 			t.Errorf("%s: %d %s", name, a.status, a.body)
+		}
+	}
+}
+
+// TestEnrolmentsWithoutTPMShareTheLimitOfOneAddress: recovery is the same request.
+func TestEnrolmentsWithoutTPMShareTheLimitOfOneAddress(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.enact(admitting())
+	b := w.bare()
+	ask := b.ask(newKey(t))
+	client := w.client(nil)
+	for n := 0; ; n++ { // each address has 30 of both kinds, and one more each two seconds
+		with := w.do(call{client: client, path: wire.PathEnroll, body: wire.EnrollRequest{}})
+		without := w.do(call{client: client, path: softkey.PathEnroll, body: ask})
+		if with.status == http.StatusTooManyRequests && without.status == http.StatusTooManyRequests && without.header.Get("Retry-After") != "" {
+			return
+		}
+		if n == 29 {
+			t.Fatalf("after %d requests each: %d and %d", n, with.status, without.status)
 		}
 	}
 }

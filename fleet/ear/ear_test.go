@@ -139,9 +139,11 @@ func TestResultEndsWithTheAppraisalWheneverItWasAskedFor(t *testing.T) {
 	if _, err := b.Issue(a, ""); err != nil {
 		t.Error(err)
 	}
-	b.now = a.At.Add(Life)
-	if _, err := b.Issue(a, ""); !errors.Is(err, ErrOld) {
-		t.Errorf("error %v", err)
+	for _, at := range []time.Time{a.At.Add(Life), a.At.AddDate(-1, 0, 0)} { // too late; or the clock was ahead
+		b.now = at
+		if _, err := b.Issue(a, ""); !errors.Is(err, ErrOld) {
+			t.Errorf("at %s: %v", at, err)
+		}
 	}
 }
 

@@ -336,3 +336,21 @@ func TestFirmwareIsProposedWithItsShareAndApprovedByAPerson(t *testing.T) {
 	}
 	o.refused(o.client.ApproveFirmware(ctx, decision), "no such firmware")
 }
+
+// TestApprovalOfAGatewayWithoutTPMIsAskedForByName: no word about an EK is about it.
+func TestApprovalOfAGatewayWithoutTPMIsAskedForByName(t *testing.T) {
+	o := newOffice(t)
+	ctx := t.Context()
+	const bare = "gw-cccccccccccccccc"
+	_, _, err := o.store.Enroll(ctx, registry.Device{ID: bare, Model: "old box", SoftwareKeys: true, EKName: []byte{0xff, 0xff}, AKPublic: []byte("first"), Created: time.Now()})
+	o.must(err)
+	o.refused(o.client.Approve(ctx, bare, operator.Decision{By: "olga", AcceptEK: true}), "has no TPM", "--accept-software")
+	o.refused(o.client.Approve(ctx, bare, operator.Decision{By: "olga", AcceptSoftware: true}), "has not attested yet")
+	list, err := o.client.Devices(ctx, url.Values{"keys": {"software"}})
+	if err != nil || len(list) != 1 || list[0].ID != bare || list[0].Keys != "software" {
+		t.Errorf("those with software keys: %+v, %v", list, err)
+	}
+	if d, err := o.client.Device(ctx, id); err != nil || d.Keys != "tpm" {
+		t.Errorf("the other: %+v, %v", d.Device, err)
+	}
+}

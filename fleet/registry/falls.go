@@ -16,13 +16,13 @@ func fallTables() []string {
 
 const (
 	inService = ` FROM devices WHERE model = $1 AND state IN ('active', 'quarantined')`
-	fallQuery = `SELECT (SELECT COUNT(*)` + inService + ` AND fallen_at > $2), (SELECT COUNT(*)` + inService + `)`
+	fallQuery = `SELECT (SELECT COUNT(*)` + inService + ` AND fallen_at > $2 AND fallen_at <= $3), (SELECT COUNT(*)` + inService + `)`
 )
 
 // Falls returns how many devices of a model that are in service became untrusted
-// since, and how many there are.
-func (s *Store) Falls(ctx context.Context, model string, since time.Time) (fell, of int, err error) {
-	if err := s.reader.QueryRowContext(ctx, fallQuery, model, ms(since)).Scan(&fell, &of); err != nil {
+// after since, but not after until (a clock that was ahead), and how many there are.
+func (s *Store) Falls(ctx context.Context, model string, since, until time.Time) (fell, of int, err error) {
+	if err := s.reader.QueryRowContext(ctx, fallQuery, model, ms(since), ms(until)).Scan(&fell, &of); err != nil {
 		return 0, 0, fmt.Errorf("count falls of model %s: %w", model, err)
 	}
 	return fell, of, nil

@@ -86,15 +86,22 @@ func (s *Store) PutNonce(ctx context.Context, device string, nonce []byte, expir
 	return nil
 }
 
-// ConsumeNonce ends a nonce: nil exactly once, and only for the device that it
-// was made for, before it expires. Else ErrNotFound; another device's attempt
-// leaves the nonce as it is.
-func (s *Store) ConsumeNonce(ctx context.Context, device string, nonce []byte, now time.Time) error {
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		return execOne(ctx, tx, `DELETE FROM nonces WHERE nonce_hash = $1 AND device = $2 AND expires > $3`, hashHex(nonce), device, ms(now))
+// ConsumeNonce ends a nonce and returns when it would have expired: exactly once,
+// and only for the device that it was made for, before that. Else ErrNotFound;
+// another device's attempt leaves the nonce as it is.
+func (s *Store) ConsumeNonce(ctx context.Context, device string, nonce []byte, now time.Time) (expires time.Time, err error) {
+	err = s.write(ctx, func(tx *sql.Tx) error {
+		expires, err = one(ctx, tx, scanTime, `DELETE FROM nonces WHERE nonce_hash = $1 AND device = $2 AND expires > $3 RETURNING expires`,
+			hashHex(nonce), device, ms(now))
+		return err
 	})
 	if err != nil {
-		return fmt.Errorf("consume nonce of device %s: %w", device, err)
+		return time.Time{}, fmt.Errorf("consume nonce of device %s: %w", device, err)
 	}
-	return nil
+	return expires, nil
+}
+
+func scanTime(r row) (t time.Time, err error) {
+	err = r.Scan(when{&t})
+	return t, err
 }

@@ -201,10 +201,14 @@ func (r *Repo) packImage(ctx context.Context, name string, about *release.Image,
 	if o.Workers == 0 {
 		o.Workers = runtime.NumCPU()
 	}
+	algorithm, err := r.algorithm()
+	if err != nil {
+		return PackedImage{}, nil, err
+	}
 	hash := sha256.New()
 	cfg := pack.Config{
 		Image: io.TeeReader(f, hash), Size: info.Size(), Store: r.path("chunks"), FS: r.cfg.FS, Workers: o.Workers,
-		Sizes: chunk.SizesFor(info.Size()), Algorithm: chunk.SHA512_256,
+		Sizes: chunk.SizesFor(info.Size()), Algorithm: algorithm,
 	}
 	if o.Progress != nil {
 		cfg.Progress = func(done, total int64) { o.Progress(imageName(about.Slot, about.For), done, total) }

@@ -217,6 +217,40 @@ func TestASecondReleaseAddsOnlyWhatDiffers(t *testing.T) {
 	}
 }
 
+// TestChunksOfARepositoryKeepTheirDigest: with another one a gateway would find none
+// of what it has, and fetch all.
+func TestChunksOfARepositoryKeepTheirDigest(t *testing.T) {
+	a := newAuthor(t)
+	settings := filepath.Join(a.dir, "repo.json")
+	index := func(version string) string {
+		a.build(version, 1)
+		found, err := filepath.Glob(filepath.Join(a.dir, "targets", "releases", "*", "*", version, "*rootfs.caibx"))
+		if err != nil || len(found) != 1 {
+			t.Fatalf("indexes of %s: %v, %v", version, found, err)
+		}
+		data, err := os.ReadFile(found[0])
+		must(t, err)
+		ix, err := chunk.Parse(data)
+		must(t, err)
+		return ix.Algorithm().String()
+	}
+	if got := index("1.0.0"); got != "sha256" {
+		t.Errorf("a new repository's digest is %s", got)
+	}
+	data, err := os.ReadFile(settings)
+	must(t, err)
+	var set map[string]any
+	must(t, json.Unmarshal(data, &set))
+	delete(set, "digest")
+	before, err := json.Marshal(set)
+	must(t, err)
+	must(t, os.WriteFile(settings, before, 0o600))
+	a.reopen()
+	if got := index("1.1.0"); got != "sha512-256" {
+		t.Errorf("the digest of a repository from before is %s", got)
+	}
+}
+
 func TestTheSignedReleaseCarriesTheReferenceOfItsBoot(t *testing.T) {
 	a := newAuthor(t)
 	o := a.options("1.0.0", 1)

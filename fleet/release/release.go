@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/gatewarden/gatewarden/internal/fsx"
+	"github.com/gatewarden/gatewarden/update/chunk"
 )
 
 // The roles of the repository. Releases is delegated by Targets.
@@ -82,6 +83,7 @@ func (l Lives) check() error {
 type settings struct {
 	Format   int                `json:"v"`
 	Lives    Lives              `json:"lives_days"`
+	Digest   string             `json:"digest,omitempty"` // of chunks, for the repository's life: other ones have none in common; absent where it is casync's default
 	Products map[string]product `json:"products"`
 }
 
@@ -139,7 +141,7 @@ func Init(cfg Config, o InitOptions) (*Repo, error) {
 	if err := errors.Join(cfg.check(), o.check()); err != nil {
 		return nil, fmt.Errorf("make update repository: %w", err)
 	}
-	r := &Repo{cfg: cfg, set: settings{Format: formatVersion, Lives: o.Lives, Products: make(map[string]product)}}
+	r := &Repo{cfg: cfg, set: settings{Format: formatVersion, Lives: o.Lives, Digest: chunk.SHA256.String(), Products: make(map[string]product)}}
 	if _, err := cfg.FS.ReadFile(r.path("repo.json"), maxSettings); !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("make update repository: there is one in %s already", cfg.Dir)
 	}
@@ -164,6 +166,15 @@ func (r *Repo) begin(o InitOptions) error {
 		}
 	}
 	return r.saveSettings()
+}
+
+// algorithm makes the digests of chunks. SHA-256 is an instruction of most processors
+// that gateways have; repositories from before go on as they began.
+func (r *Repo) algorithm() (chunk.Algorithm, error) {
+	if r.set.Digest == "" {
+		return chunk.SHA512_256, nil
+	}
+	return chunk.AlgorithmNamed(r.set.Digest)
 }
 
 // Open opens a repository that Init made.

@@ -23,7 +23,7 @@ func (v *Verifier) brake(ctx context.Context, d registry.Device, now time.Time) 
 	if v.Brake == 0 {
 		return "", nil
 	}
-	fell, of, err := v.Registry.Falls(ctx, d.Model, now.Add(-brakeSpan))
+	fell, of, err := v.Registry.Falls(ctx, d.Model, now.Add(-brakeSpan), now)
 	if err != nil {
 		return "", fmt.Errorf("count falls: %w", err)
 	}

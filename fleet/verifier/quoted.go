@@ -46,6 +46,7 @@ func StandingOf(health registry.Message, last registry.Verdict) Standing {
 const (
 	healthRule   = "health-report"
 	firmwareRule = "firmware"
+	clockRule    = "clock"
 )
 
 // doubt counts quotes in a row that named another health report than the newest,

@@ -138,11 +138,9 @@ func (v *Verifier) Appraise(ctx context.Context, device string, channel Channel,
 }
 
 func (v *Verifier) appraise(ctx context.Context, device string, channel Channel, ev attest.Evidence, now time.Time) (wire.Verdict, error) {
-	if err := v.Registry.ConsumeNonce(ctx, device, ev.Nonce, now); err != nil {
-		if errors.Is(err, registry.ErrNotFound) {
-			return wire.Verdict{}, &attest.Refusal{Rule: "nonce", Text: "the nonce is unknown, used or expired"}
-		}
-		return wire.Verdict{}, fmt.Errorf("consume nonce: %w", err)
+	asked, err := v.consume(ctx, device, ev.Nonce, now)
+	if err != nil {
+		return wire.Verdict{}, err
 	}
 	d, err := v.Registry.Device(ctx, device)
 	if err != nil {
@@ -165,6 +163,9 @@ func (v *Verifier) appraise(ctx context.Context, device string, channel Channel,
 		verify = attest.VerifySoftware
 	}
 	result, err := verify(ev, expect)
+	if err == nil {
+		err = inOrder(result, asked, d.GradeAt)
+	}
 	if err != nil {
 		return wire.Verdict{}, err
 	}
@@ -175,6 +176,31 @@ func (v *Verifier) appraise(ctx context.Context, device string, channel Channel,
 	}
 	m.Policy = expect.Policy.ID()
 	return v.conclude(ctx, d, channel, m, ev, result, now)
+}
+
+// consume ends the nonce and returns when it was made.
+func (v *Verifier) consume(ctx context.Context, device string, nonce []byte, now time.Time) (time.Time, error) {
+	expires, err := v.Registry.ConsumeNonce(ctx, device, nonce, now)
+	// One that would live for longer was made by a clock that was ahead.
+	if errors.Is(err, registry.ErrNotFound) || err == nil && expires.Sub(now) > NonceLife {
+		return time.Time{}, &attest.Refusal{Rule: "nonce", Text: "the nonce is unknown, used or expired"}
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("consume nonce: %w", err)
+	}
+	return expires.Add(-NonceLife), nil
+}
+
+// inOrder tells a chip whose clock went back from evidence that was overtaken on its
+// way: asked for before the last verdict, and quoted before the quote of that. It
+// proves nothing any more, and nothing against the device. Whoever holds a broker
+// could put devices into quarantine by delaying their evidence otherwise.
+func inOrder(r *attest.Result, asked, judged time.Time) error {
+	back := slices.ContainsFunc(r.Rules(), func(rule attest.RuleResult) bool { return rule.Rule == clockRule && !rule.OK })
+	if back && !asked.After(judged) {
+		return &attest.Refusal{Rule: "order", Text: "a later quote of this device was judged already"}
+	}
+	return nil
 }
 
 // expect gathers what is known of the device.
@@ -220,7 +246,7 @@ func approved(ctx context.Context, store *registry.Store, model string) ([]attes
 // conclude stores the verdict with all that follows from it, then tells.
 func (v *Verifier) conclude(ctx context.Context, d registry.Device, channel Channel, m memory, ev attest.Evidence, r *attest.Result, now time.Time) (wire.Verdict, error) {
 	gate, lines := GateFor(r.Grade(), d.State), r.Explanation()
-	if gate == wire.GateQuarantine && d.State == registry.Active {
+	if gate == wire.GateQuarantine && d.State == registry.Active && !d.SoftwareKeys { // else the owner took back that such are admitted
 		held, err := v.brake(ctx, d, now)
 		if err != nil {
 			return wire.Verdict{}, err

@@ -6,14 +6,15 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/update/chunk"
 	"github.com/gatewarden/gatewarden/update/release"
 )
 
-// syncEvery is how much of what was fetched a power cut may take back, in bytes:
-// the longest chunk that casync makes by default.
-const syncEvery = 256 << 10
+// maxLoss is how much of what was fetched a power cut may take back, in bytes.
+const maxLoss = 1 << 20
 
 // Image is one image on its way into the spare slot. It is not safe for concurrent
 // use.
@@ -81,6 +82,7 @@ func (m *Image) Seed(raw []byte, tick Tick) ([]byte, error) {
 		return nil, err
 	}
 	buf := make([]byte, m.ix.Sizes().Max)
+	zeros := m.ix.Algorithm().Sum(buf)
 	for n := range m.have {
 		if err := tick(m.ix.At(n).Offset); err != nil {
 			return nil, err
@@ -88,7 +90,7 @@ func (m *Image) Seed(raw []byte, tick Tick) ([]byte, error) {
 		if m.have[n] {
 			continue
 		}
-		if m.ix.Holds(m.file, n, buf) {
+		if m.inPlace(n, zeros, buf) {
 			m.take(n)
 		} else if err := m.borrow(n, old, buf); err != nil {
 			return nil, err
@@ -98,6 +100,17 @@ func (m *Image) Seed(raw []byte, tick Tick) ([]byte, error) {
 }
 
 // seedIndex returns nil where the running slot is of no use.
+// inPlace says whether chunk n lies in its place. What was never written is not read:
+// it is zeros. A device has no such holes.
+func (m *Image) inPlace(n int, zeros chunk.ID, buf []byte) bool {
+	c := m.ix.At(n)
+	data, err := m.file.Seek(c.Offset, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) || err == nil && data >= c.Offset+int64(c.Size) {
+		return c.ID == zeros && c.Size == len(buf)
+	}
+	return m.ix.Holds(m.file, n, buf)
+}
+
 func (m *Image) seedIndex(raw []byte) (*chunk.Index, error) {
 	if len(raw) == 0 || m.running == nil {
 		return nil, nil
@@ -186,7 +199,7 @@ func (m *Image) Chunk(n int, data []byte) error {
 		}
 		m.unsynced += len(data)
 	}
-	if m.unsynced < syncEvery {
+	if m.unsynced+m.ix.Sizes().Max <= maxLoss { // the next chunk fits too
 		return nil
 	}
 	m.unsynced = 0

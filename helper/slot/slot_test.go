@@ -242,11 +242,11 @@ func TestTickEndsALongStep(t *testing.T) {
 	}
 }
 
-// Unsynced bytes of what was fetched stay below syncEvery and one chunk.
+// Unsynced bytes of what was fetched stay below maxLoss, and it is not synced more often than that asks for.
 func TestAPowerCutTakesBackLittle(t *testing.T) {
 	f := newFolder(t)
 	var data []byte
-	for n := range 20 {
+	for n := range 40 {
 		part := noise("ABCDEFGHIJKLMNOP")
 		for k := range 16 {
 			part[k*size] = byte(n)
@@ -254,23 +254,53 @@ func TestAPowerCutTakesBackLittle(t *testing.T) {
 		data = append(data, part...)
 	}
 	m, ix := open(t, f, data)
-	since, most := 0, 0
+	since, most, syncs := 0, 0, 0
 	f.FS.Hook = func(op, _ string) error {
 		switch op {
 		case fsx.OpWrite:
 			since += size
 			most = max(most, since)
 		case fsx.OpSync:
-			since = 0
+			since, syncs = 0, syncs+1
 		}
 		return nil
 	}
 	for n := range ix.Len() {
 		must(t, m.Chunk(n, data[n*size:][:size]))
 	}
-	if most > syncEvery {
-		t.Errorf("%d bytes were not on the disk yet, at most %d may be", most, syncEvery)
+	if most > maxLoss {
+		t.Errorf("%d bytes were not on the disk yet, at most %d may be", most, maxLoss)
 	}
+	if few := len(data)/maxLoss + 1; syncs > few {
+		t.Errorf("%d syncs for %d bytes, want %d", syncs, len(data), few)
+	}
+}
+
+// What was never written is not read; it is zeros all the same, and what was written
+// between is found.
+func TestHolesOfTheSpareSlotAreNotRead(t *testing.T) {
+	f := newFolder(t)
+	data := noise("AB0C0D")
+	m, _ := open(t, f, data)
+	must(t, m.Chunk(3, noise("C")))
+	must(t, m.Close())
+	m, _ = open(t, f, data)
+	must(t, m.file.Close())
+	var err error
+	m.file, err = os.OpenFile(f.image("b", "rootfs"), os.O_WRONLY, 0) // nothing can be read
+	must(t, err)
+	if got, want := missing(t, m, nil), []int{0, 1, 3, 5}; !slices.Equal(got, want) {
+		t.Errorf("missing are %v, want %v", got, want)
+	}
+	must(t, m.Close())
+	m, _ = open(t, f, data)
+	if got, want := missing(t, m, nil), []int{0, 1, 5}; !slices.Equal(got, want) {
+		t.Errorf("missing are %v, want %v", got, want)
+	}
+	for _, n := range []int{0, 1, 5} {
+		must(t, m.Chunk(n, data[n*size:][:size]))
+	}
+	must(t, m.Whole(quiet))
 }
 
 // The images are holes with a last chunk, so that they need no disk.

@@ -95,7 +95,6 @@ func TestFleetDocument(t *testing.T) {
 		"no host":       func(f *Fleet) { f.API[0] = "https://:8443" },
 		"address twice": func(f *Fleet) { f.API[1] = f.API[0] },
 		"plain mqtt":    func(f *Fleet) { f.Broker[0] = "mqtt://192.0.2.1:1883" },
-		"no anchor":     func(f *Fleet) { f.Anchors = nil },
 		"leaf anchor":   func(f *Fleet) { f.Anchors[0] = leaf },
 		"two in one":    func(f *Fleet) { f.Anchors[0] += f.Anchors[0] },
 		"garbage":       func(f *Fleet) { f.Anchors[0] = "anchor" },

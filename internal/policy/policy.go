@@ -37,7 +37,7 @@ type Fleet struct {
 	Fleet       string    `json:"fleet"`        // id: 1 to 63 of [a-z0-9.-]
 	API         []string  `json:"api"`          // https://host:port
 	Broker      []string  `json:"broker"`       // mqtts://host:port
-	Anchors     []string  `json:"anchors"`      // PEM, one CA certificate each
+	Anchors     []string  `json:"anchors"`      // PEM, one CA certificate each; none: agent.toml pins one
 	MessageKeys [][]byte  `json:"message_keys"` // ed25519 public keys of the fleet's messages
 }
 
@@ -66,8 +66,8 @@ func (f *Fleet) check() error {
 	if err := checkAddresses("broker", "mqtts", f.Broker); err != nil {
 		return err
 	}
-	if n := len(f.Anchors); n == 0 || n > maxAnchors {
-		return fmt.Errorf("%d anchors, not 1 to %d", n, maxAnchors)
+	if n := len(f.Anchors); n > maxAnchors {
+		return fmt.Errorf("%d anchors, not 0 to %d", n, maxAnchors)
 	}
 	for i, text := range f.Anchors {
 		if err := checkAnchor(text); err != nil {

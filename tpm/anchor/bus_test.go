@@ -32,7 +32,7 @@ func TestWhoAltersTheBusShowsNoOtherEnd(t *testing.T) {
 	commands := len(probe.Codes())
 	r = begin(t, honest)
 	counts := make(map[string]int)
-	for i := range times(2000) {
+	for i := range times(1000) {
 		n, place := 1+i%commands, 29*i
 		edit := func(message []byte) []byte {
 			at := place % len(message)

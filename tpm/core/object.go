@@ -147,7 +147,7 @@ func (o *op) evictOldest() error {
 		}
 		oldest.saved = &rsp.Context
 	}
-	if err := o.flush(oldest.handle); err != nil {
+	if err := o.flush(oldest.handle); err != nil && !errors.Is(err, tpm2.TPMRCHandle) { // gone already: the chip was cleared
 		return err
 	}
 	o.forget(oldest)

@@ -357,7 +357,7 @@ func TestOwnerPasswordIsNamedOrNotNeeded(t *testing.T) {
 			}.Execute(c)
 			return err
 		})
-		g.boot(release("1")) // the storage key of before would stay loaded
+		g.reconnect() // this connection knows the storage key
 		blob, err := seal.Seal(context.Background(), g.chip, []byte("the secret"), g.policy(1))
 		switch {
 		case persistent && err == nil:

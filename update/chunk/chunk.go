@@ -59,6 +59,16 @@ func (a Algorithm) Sum(data []byte) ID {
 	return sha512.Sum512_256(data)
 }
 
+// AlgorithmNamed is the algorithm of a name that String returns.
+func AlgorithmNamed(name string) (Algorithm, error) {
+	for _, a := range []Algorithm{SHA512_256, SHA256} {
+		if a.String() == name {
+			return a, nil
+		}
+	}
+	return 0, fmt.Errorf("digest %.20q is neither %s nor %s", name, SHA512_256, SHA256)
+}
+
 // Sizes are the bounds and the aim of chunk lengths in bytes. Two images have
 // chunks in common only if they were cut with the same Sizes.
 type Sizes struct{ Min, Avg, Max int }

@@ -167,7 +167,7 @@ func detached(t *testing.T, s *registry.Store) {
 		if _, err := s.Ticket(ctx, "ticket"+id, start()); !isNotFound(err) {
 			t.Errorf("%s: its ticket is good: %v", state, err)
 		}
-		if err := s.ConsumeNonce(ctx, id, []byte(id), start()); !isNotFound(err) {
+		if _, err := s.ConsumeNonce(ctx, id, []byte(id), start()); !isNotFound(err) {
 			t.Errorf("%s: its nonce is good: %v", state, err)
 		}
 		if waiting, err := s.PendingCommands(ctx, id, start()); err != nil || len(waiting) != 0 {

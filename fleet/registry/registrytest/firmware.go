@@ -65,7 +65,7 @@ func fallsCounted(t *testing.T, s *registry.Store) {
 	}
 	want := func(what string, since, fell, of int) {
 		t.Helper()
-		n, all, err := s.Falls(t.Context(), "box", start().Add(time.Duration(since)*time.Hour))
+		n, all, err := s.Falls(t.Context(), "box", start().Add(time.Duration(since)*time.Hour), start().Add(8*time.Hour))
 		must(t, err)
 		if n != fell || all != of {
 			t.Errorf("%s: %d of %d fell, want %d of %d", what, n, all, fell, of)
@@ -91,6 +91,8 @@ func fallsCounted(t *testing.T, s *registry.Store) {
 	want("quarantined", 0, 2, 4)
 	must(t, s.SetState(t.Context(), ids[1], registry.Revoked, "alice", "", start()))
 	want("revoked", 0, 1, 3)
+	at(ids[0], "untrusted", 9)
+	want("by a clock that was ahead", 0, 1, 3)
 }
 
 func firmwareCounted(t *testing.T, s *registry.Store) {

@@ -87,9 +87,16 @@ func nonceOnce(t *testing.T, s *registry.Store) {
 	nonce := []byte("0123456789abcdef0123456789abcdef")
 	expires := start().Add(time.Minute)
 	must(t, s.PutNonce(ctx, a, nonce, expires))
+	use := func(ctx context.Context, device string, nonce []byte, at time.Time) error {
+		until, err := s.ConsumeNonce(ctx, device, nonce, at)
+		if err == nil && until.Before(expires) {
+			err = fmt.Errorf("it would have expired at %s", until)
+		}
+		return err
+	}
 	for name, err := range map[string]error{
-		"another device's": s.ConsumeNonce(ctx, b, nonce, start()), "an expired": s.ConsumeNonce(ctx, a, nonce, expires),
-		"an unknown": s.ConsumeNonce(ctx, a, nonce[1:], start()), "an empty": s.ConsumeNonce(ctx, a, nil, start()),
+		"another device's": use(ctx, b, nonce, start()), "an expired": use(ctx, a, nonce, expires),
+		"an unknown": use(ctx, a, nonce[1:], start()), "an empty": use(ctx, a, nil, start()),
 	} {
 		if !isNotFound(err) {
 			t.Errorf("%s nonce: %v", name, err)
@@ -98,14 +105,14 @@ func nonceOnce(t *testing.T, s *registry.Store) {
 	if err := s.PutNonce(ctx, b, nonce, expires); err == nil {
 		t.Error("the same nonce was opened for two devices")
 	}
-	if won := race(t, 100, func(ctx context.Context) error { return s.ConsumeNonce(ctx, a, nonce, start()) }, isNotFound); won != 1 {
+	if won := race(t, 100, func(ctx context.Context) error { return use(ctx, a, nonce, start()) }, isNotFound); won != 1 {
 		t.Errorf("%d uses succeeded", won)
 	}
 	for n := range registry.MaxNonces + 3 {
 		must(t, s.PutNonce(ctx, a, []byte{byte(n)}, expires.Add(time.Duration(n)*time.Second)))
 	}
 	for n := range registry.MaxNonces + 3 {
-		if err := s.ConsumeNonce(ctx, a, []byte{byte(n)}, start()); (err == nil) != (n >= 3) {
+		if err := use(ctx, a, []byte{byte(n)}, start()); (err == nil) != (n >= 3) {
 			t.Errorf("nonce %d of %d: %v", n, registry.MaxNonces+3, err)
 		}
 	}
