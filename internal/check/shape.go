@@ -13,7 +13,7 @@ const (
 	maxHelper = 1500 // the package helper itself
 	// All of our own code in the helper's process. The aim is 5,000: this ceiling is
 	// what it is today, and each rise has its reason in docs/adr/009.
-	maxHelperClosure = 11_402
+	maxHelperClosure = 10_950
 	helperAim        = 5000
 )
 
