@@ -123,11 +123,19 @@ func TestViolationNamesNoBootAggregate(t *testing.T) {
 	}
 }
 
+// One of these lists is of an SM3 bank, and one has the template digest of that with
+// other data: a digest that can't be checked is refused like a false one.
 func TestIMAListOfTheCorpusIsReadInEveryHash(t *testing.T) {
 	dir := corpus(t)
-	for _, name := range []string{"sha1", "sha256", "sha384", "sha512", "sm3_256", "unknown"} {
+	for name, right := range map[string]bool{"sha1": true, "sha256": true, "sha384": true, "sha512": true, "sm3_256": false, "unknown": false} {
 		text := readFile(t, dir, "keylime/keylime-keylime/test/data/create-runtime-policy/ima-log-"+name)
 		list, err := IMAFromText(text)
+		if !right {
+			if err == nil || !strings.Contains(err.Error(), "line 2: recorded digest 7dd89e51") {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

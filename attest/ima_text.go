@@ -65,7 +65,7 @@ func appendIMALine(out []byte, line string) ([]byte, error) {
 	if isZero(recorded) {
 		sum = [sha1.Size]byte{} // a violation
 	} else if bank.Write(hashed); !bytes.Equal(bank.Sum(nil), recorded) {
-		return nil, fmt.Errorf("recorded digest %x, the line gives %x", recorded, bank.Sum(nil))
+		return nil, fmt.Errorf("recorded digest %x, in the banks that are read the line gives %x", recorded, bank.Sum(nil))
 	}
 	out = binary.LittleEndian.AppendUint32(out, uint32(pcr))
 	out = append(out, sum[:]...)

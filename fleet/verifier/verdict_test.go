@@ -32,7 +32,7 @@ const (
 
 // court is a verifier with a device that a real TPM stands behind.
 type court struct {
-	*testing.T
+	testing.TB
 	store    *registry.Store
 	verifier *verifier.Verifier
 	machine  *tpmtest.Machine
@@ -69,9 +69,9 @@ func measured(line string) attest.Boot {
 
 const goodLine = "root=a ro"
 
-func newCourt(t *testing.T) *court {
+func newCourt(t testing.TB) *court {
 	t.Helper()
-	c := &court{T: t, log: filepath.Join(t.TempDir(), "eventlog")}
+	c := &court{TB: t, log: filepath.Join(t.TempDir(), "eventlog")}
 	var err error
 	c.store, err = registry.OpenSQLite(filepath.Join(t.TempDir(), "registry.db"))
 	c.must(err)
@@ -145,7 +145,7 @@ func (c *court) reboot(line string) {
 	c.Helper()
 	c.must(c.tpm.Close())
 	c.must(c.power.Off())
-	c.power = tpmtest.PowerOn(c.T, c.machine)
+	c.power = tpmtest.PowerOn(c, c.machine)
 	c.connect()
 	var err error
 	c.ak, err = c.tpm.LoadKey(c.Context(), c.pem)
@@ -170,8 +170,13 @@ func (c *court) certify(identity string) verifier.Channel {
 
 func (c *court) evidence(challenge wire.Challenge, keys ...string) attest.Evidence {
 	c.Helper()
+	return c.evidenceOf(deviceID, challenge, keys...)
+}
+
+func (c *court) evidenceOf(device string, challenge wire.Challenge, keys ...string) attest.Evidence {
+	c.Helper()
 	collector, err := evidence.New(evidence.Config{
-		TPM: c.tpm, AK: c.ak, Fleet: fleetID, Device: deviceID, Claims: func() attest.Claims { return attest.Claims{Version: 1, Software: "1", Posture: c.posture} },
+		TPM: c.tpm, AK: c.ak, Fleet: fleetID, Device: device, Claims: func() attest.Claims { return attest.Claims{Version: 1, Software: "1", Posture: c.posture} },
 		Logs: func(context.Context) (*os.File, *os.File, error) { f, err := os.Open(c.log); return f, nil, err },
 	})
 	c.must(err)

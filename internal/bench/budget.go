@@ -39,7 +39,7 @@ func budget() []line {
 		{9, "an update that changes nothing", "<= 64 KB", noUpdate},
 		{10, "power cut at any write", "0 unbootable; <= 1 chunk again; 0 lockouts", nil},
 		{11, "full appraisal, one core", "<= 1.5x one ECDSA P-256 verify", appraisal},
-		{12, "cost per attestation, 100k against 1k devices", "<= 1.15x", nil},
+		{12, "cost per attestation, 100k against 1k devices", "<= 1.15x", largeFleet},
 		{13, "IMA list", "<= 1 us an entry; <= 256 B a device", imaEntry},
 		{14, "certificates issued, one core", ">= 0.8x the floor", issuing},
 		{15, "registry", "<= 1 KiB a device; page 1M/10k <= 1.7x", nil},
