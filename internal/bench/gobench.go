@@ -8,17 +8,23 @@ import (
 	"strconv"
 )
 
-// metric runs one benchmark of a package and returns the metric that it reports.
-func metric(ctx context.Context, pkg, benchmark string, rounds int, unit string) (float64, error) {
+// metrics runs one benchmark of a package and returns what it reports in each unit.
+func metrics(ctx context.Context, pkg, benchmark string, rounds int, units ...string) ([]float64, error) {
 	out, err := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^"+benchmark+"$", "-benchtime", fmt.Sprintf("%dx", rounds), pkg).CombinedOutput()
 	if err != nil {
-		return 0, fmt.Errorf("run %s: %w: %s", benchmark, err, out)
+		return nil, fmt.Errorf("run %s: %w: %s", benchmark, err, out)
 	}
-	match := regexp.MustCompile(`([0-9.]+) ` + regexp.QuoteMeta(unit)).FindSubmatch(out)
-	if match == nil {
-		return 0, fmt.Errorf("%s reports no %s:\n%s", benchmark, unit, out)
+	found := make([]float64, len(units))
+	for i, unit := range units {
+		match := regexp.MustCompile(`([0-9.]+) ` + regexp.QuoteMeta(unit)).FindSubmatch(out)
+		if match == nil {
+			return nil, fmt.Errorf("%s reports no %s:\n%s", benchmark, unit, out)
+		}
+		if found[i], err = strconv.ParseFloat(string(match[1]), 64); err != nil {
+			return nil, err
+		}
 	}
-	return strconv.ParseFloat(string(match[1]), 64)
+	return found, nil
 }
 
 // casyncTest holds lines 8 and 9 of the budget as counts.
@@ -64,21 +70,31 @@ func noUpdate(ctx context.Context) (figure, error) {
 
 const (
 	maxAppraisal = 1.5
-	maxGrowth    = 1.15
+	maxCrowding  = 1.15
 	maxIMAEntry  = 1000 // ns
 )
 
 func appraisal(ctx context.Context) (figure, error) {
-	x, err := metric(ctx, "./attest", "BenchmarkVerify", 2000, "x-raw-ecdsa")
-	return figure{text: fmt.Sprintf("%.2fx without persistence", x), over: x > maxAppraisal}, err
+	x, err := metrics(ctx, "./attest", "BenchmarkVerify", 2000, "x-raw-ecdsa", "x-go-attestation", "x-go-tpm-tools")
+	if err != nil {
+		return figure{}, err
+	}
+	text := fmt.Sprintf("%.2fx without persistence; quote and replay alone: go-attestation %.2fx, go-tpm-tools %.2fx", x[0], x[1], x[2])
+	return figure{text: text, over: x[0] > maxAppraisal}, nil
 }
 
 func largeFleet(ctx context.Context) (figure, error) {
-	x, err := metric(ctx, "./fleet/verifier", "BenchmarkAttestationInALargeFleet", 500, "x-of-1k")
-	return figure{text: fmt.Sprintf("%.2fx, with persistence", x), over: x > maxGrowth}, err
+	x, err := metrics(ctx, "./fleet/verifier", "BenchmarkAttestationInALargeFleet", 500, "x-of-1k")
+	if err != nil {
+		return figure{}, err
+	}
+	return figure{text: fmt.Sprintf("%.2fx, with persistence", x[0]), over: x[0] > maxCrowding}, nil
 }
 
 func imaEntry(ctx context.Context) (figure, error) {
-	ns, err := metric(ctx, "./attest", "BenchmarkIMA", 2000, "ns/entry")
-	return figure{text: fmt.Sprintf("%.2f us a new entry after a million, with allow-list; 243 B kept a device", ns/1000), over: ns > maxIMAEntry}, err
+	ns, err := metrics(ctx, "./attest", "BenchmarkIMA", 2000, "ns/entry")
+	if err != nil {
+		return figure{}, err
+	}
+	return figure{text: fmt.Sprintf("%.2f us a new entry after a million, with allow-list; 243 B kept a device", ns[0]/1000), over: ns[0] > maxIMAEntry}, nil
 }
