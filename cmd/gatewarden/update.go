@@ -270,7 +270,7 @@ func sentence(u wire.Update) string {
 	case wire.UpdateInstalled:
 		text := fmt.Sprintf("%s installed over %s, %d bytes fetched", release, u.From, u.Fetched)
 		if u.Pending {
-			text += "; the fleet's verdict is awaited"
+			text += "; it was kept before the fleet could judge it"
 		}
 		return text
 	case wire.UpdateRolledBack:

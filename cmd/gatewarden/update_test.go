@@ -69,7 +69,7 @@ func TestUpdateTellsTheTruthInWordsAndExitCode(t *testing.T) {
 		code   int
 	}{
 		"rolled back":    {"status", update.Status{State: update.Idle, Auto: true, Last: &back}, "release 2.0.0 ROLLED BACK to 1.0.0 (disk): After 3 seconds.", exitNotMade},
-		"installed":      {"status", update.Status{State: update.Idle, Auto: true, Last: &done}, "12345 bytes fetched; the fleet's verdict is awaited", cli.OK},
+		"installed":      {"status", update.Status{State: update.Idle, Auto: true, Last: &done}, "12345 bytes fetched; it was kept before the fleet could judge it", cli.OK},
 		"under way":      {"status", update.Status{State: update.Installing, Now: &running, Progress: &update.Progress{Image: "rootfs", Chunks: 9, Missing: 4, Fetched: 1}}, "1 of 4 missing chunks", exitAvailable},
 		"not automatic":  {"status", update.Status{State: update.Idle}, "installs only when told to", cli.OK},
 		"problem":        {"status", update.Status{State: update.Idle, Problem: "no mirror answers"}, "no mirror answers", cli.OK},

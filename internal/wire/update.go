@@ -27,7 +27,7 @@ type Update struct {
 	Release  string    `json:"release,omitempty"` // version that is or was to be installed
 	From     string    `json:"from,omitempty"`    // version that ran before
 	Epoch    uint64    `json:"epoch,omitempty"`   // security epoch of the release
-	Pending  bool      `json:"pending,omitempty"` // committed on local gates: the fleet's verdict is awaited
+	Pending  bool      `json:"pending,omitempty"` // committed on local gates, before the verdict that the release asks for
 	Chunks   int       `json:"chunks,omitempty"`  // chunks fetched
 	Fetched  int64     `json:"bytes_fetched"`     // bytes of all bodies read from the network for it
 	Attempts int       `json:"attempts,omitempty"`
