@@ -149,6 +149,24 @@ func AlterCommand(edit func(command []byte) []byte) Fault {
 	}
 }
 
+// FlipBit alters one bit of the response, or of the command: in the byte at place,
+// counted round and round. The size field is left out: one that lies only makes an
+// emulator wait for more.
+func FlipBit(place, bit int, command bool) Fault {
+	flip := func(message []byte) []byte {
+		at := place % len(message)
+		if at >= 2 && at < 6 {
+			at += 4
+		}
+		message[at] ^= 1 << bit
+		return message
+	}
+	if command {
+		return AlterCommand(flip)
+	}
+	return Alter(flip)
+}
+
 // Cut breaks the connection: before the command reaches the chip, or after.
 func Cut(after bool) Fault {
 	return func(next transport.TPM, command []byte) ([]byte, error) {
