@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/gatewarden/gatewarden/fleet/ca"
@@ -130,13 +131,18 @@ func (s *Server) serveBroker(ctx context.Context) error {
 // about a certificate when a session begins and never again; and until it has the new
 // list it lets the revoked one in again, so this is repeated beyond that.
 func (s *Server) sweep(ctx context.Context) error {
-	now := s.now()
-	identities, err := s.store.Ended(ctx, now.Add(-sweepSpan), now)
+	ended := func() ([]string, error) { return s.store.Ended(ctx, s.now().Add(-sweepSpan), s.now()) }
+	identities, err := ended()
 	if err != nil {
 		return err
 	}
 	for _, identity := range identities {
-		err = errors.Join(err, s.evict(ctx, identity))
+		// Those before it took their time: it may be good again, and have a new session.
+		still, again := ended()
+		if again == nil && slices.Contains(still, identity) {
+			again = s.evict(ctx, identity)
+		}
+		err = errors.Join(err, again)
 	}
 	return err
 }
