@@ -24,9 +24,10 @@ func (w *world) offer(b image.Built) {
 	w.Helper()
 	began := time.Now()
 	w.vm.ExpectReboot()
-	downs := w.vm.Count("LAB-OFF")
+	const down = "reboot: Restarting system" // the kernel's: what services print last, a hangup of the console may swallow
+	downs := w.vm.Count(down)
 	w.owner.release(b, 1)
-	w.vm.WaitFor("LAB-OFF", downs+1, updateLimit)
+	w.vm.WaitFor(down, downs+1, updateLimit)
 	w.Logf("release %s was fetched and written, and the gateway goes down, after %.0f s", b.Version, time.Since(began).Seconds())
 }
 
