@@ -46,9 +46,9 @@ func publish(t *testing.T, repo *release.Repo, version, to string, owner release
 	}
 }
 
-// The lists of files that a policy names come with it: from the repository, or from
-// beside the policy file. Without them it is not taken.
-func TestListsOfFilesComeWithThePolicy(t *testing.T) {
+// withRepository is an installed server, and its owner's repository with its root.
+func withRepository(t *testing.T) (Settings, *release.Repo, []byte) {
+	t.Helper()
 	s := installed(t)
 	s.Updates = filepath.Join(s.State, "updates")
 	repo, err := release.Init(release.Config{FS: &fsx.FS{}, Dir: t.TempDir(), Now: time.Now}, release.DefaultInit("lab"))
@@ -59,12 +59,20 @@ func TestListsOfFilesComeWithThePolicy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s, repo, root
+}
+
+// The lists of files that a policy names come with it: from the repository, or from
+// beside the policy file. Without them it is not taken.
+func TestListsOfFilesComeWithThePolicy(t *testing.T) {
+	s, repo, root := withRepository(t)
 	list := fmt.Appendf(nil, "%x  /usr/bin/true\n", sha256.Sum256(nil))
 	authored := attest.Policy{Version: 1, Issued: time.Now().UTC(), Fleet: "lab", Releases: []attest.Release{}, IMA: &attest.IMAPolicy{Lists: []attest.Digest{sha256.Sum256(list)}}}
-	owner := release.PolicyOptions{}
-	if owner.Attest, err = json.Marshal(authored); err != nil {
+	raw, err := json.Marshal(authored)
+	if err != nil {
 		t.Fatal(err)
 	}
+	owner := release.PolicyOptions{Attest: raw}
 	if _, err := repo.Policy(owner); err == nil || !strings.Contains(err.Error(), "it is not in the repository") {
 		t.Errorf("published without its list: %v", err)
 	}
@@ -100,16 +108,7 @@ func TestListsOfFilesComeWithThePolicy(t *testing.T) {
 // Reference values come with what the owner signed, at once; a folder that somebody
 // else wrote to changes nothing.
 func TestPolicyFollowsWhatTheOwnerPublishedAndNothingElse(t *testing.T) {
-	s := installed(t)
-	s.Updates = filepath.Join(s.State, "updates")
-	repo, err := release.Init(release.Config{FS: &fsx.FS{}, Dir: t.TempDir(), Now: time.Now}, release.DefaultInit("lab"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := repo.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, repo, root := withRepository(t)
 	write(t, string(root), filepath.Join(s.State, "trust", "root.json"))
 	owner := release.PolicyOptions{Fleet: "lab"}
 	publish(t, repo, "1.0.0", s.Updates, owner)

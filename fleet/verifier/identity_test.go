@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/gatewarden/gatewarden/internal/ektemplate"
 )
 
 func TestCredentialOpensOnlyInTheTPMWithThisEKAndAK(t *testing.T) {
@@ -243,7 +245,7 @@ func TestEKCertificateOfARealChip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rsaEK, eccEK := c.ek(t, tpm2.RSAEKTemplate), c.ek(t, highP384())
+	rsaEK, eccEK := c.ek(t, tpm2.RSAEKTemplate), c.ek(t, ektemplate.H3())
 	rsaCert, eccCert := c.readNV(t, 0x01c00002), c.readNV(t, 0x01c00016)
 	for name, err := range map[string]error{
 		"RSA 2048":     VerifyEK(rsaCert, nil, roots, rsaEK.public, now),

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/gatewarden/gatewarden/internal/ektemplate"
 )
 
 // ekPlace is a place where a chip's maker may leave an EK certificate, with the
@@ -23,10 +25,10 @@ type ekPlace struct {
 func ekPlaces() []ekPlace {
 	return []ekPlace{
 		{kind: "ecc-p256", index: 0x01c0000a, persistent: 0x81010002, template: tpm2.ECCEKTemplate},
-		{kind: "ecc-p256", index: 0x01c00014, persistent: 0x81010014, template: ekTemplateH2()},
+		{kind: "ecc-p256", index: 0x01c00014, persistent: 0x81010014, template: ektemplate.H2()},
 		{kind: "rsa2048", index: 0x01c00002, persistent: 0x81010001, template: tpm2.RSAEKTemplate},
-		{kind: "rsa2048", index: 0x01c00012, persistent: 0x81010012, template: ekTemplateH1()},
-		{kind: "ecc-p384", index: 0x01c00016, persistent: 0x81010016, template: ekTemplateH3()},
+		{kind: "rsa2048", index: 0x01c00012, persistent: 0x81010012, template: ektemplate.H1()},
+		{kind: "ecc-p384", index: 0x01c00016, persistent: 0x81010016, template: ektemplate.H3()},
 	}
 }
 

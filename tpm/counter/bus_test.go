@@ -105,12 +105,7 @@ func forge(value uint64) func(command, answer []byte) []byte {
 // made for the purpose. A record without the pinned key believes the simplest lie.
 func TestForgedOrReplayedValueIsRefused(t *testing.T) {
 	_, power := tpmtest.Start(t)
-	chip := open(t, power)
-	key := newKey(t)
-	r, err := define(chip, key, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	chip, key, r := defined(t, power)
 	wire := &liar{next: dial(t, power)}
 	bus := tpm.New(wire)
 	t.Cleanup(func() { _ = bus.Close() })
@@ -195,12 +190,7 @@ func (l *liar) Send(command []byte) ([]byte, error) {
 // TestSilentBusEndsWithTheContext at every command of a raise.
 func TestSilentBusEndsWithTheContext(t *testing.T) {
 	_, power := tpmtest.Start(t)
-	key := newKey(t)
-	honest := open(t, power)
-	r, err := define(honest, key, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, key, r := defined(t, power)
 	probe, commands := through(t, power)
 	if _, err := raise(probe, key, r, 1); err != nil {
 		t.Fatal(err)

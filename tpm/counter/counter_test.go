@@ -47,6 +47,17 @@ func define(t *tpm.TPM, key *ecdsa.PrivateKey, owner []byte) (r counter.Record, 
 	return r, err
 }
 
+// defined is a connection, and a new counter with the key that raises it.
+func defined(t *testing.T, p *tpmtest.Power) (*tpm.TPM, *ecdsa.PrivateKey, counter.Record) {
+	t.Helper()
+	chip, key := open(t, p), newKey(t)
+	r, err := define(chip, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chip, key, r
+}
+
 func read(t *tpm.TPM, r counter.Record) (v uint64, err error) {
 	err = t.Do(context.Background(), "read counter", func(c *tpm.Chip) (err error) {
 		v, err = counter.Read(c, r)
@@ -97,12 +108,7 @@ func wantAlarm(t *testing.T, err error, rule string) {
 // TestCounterOnlyGoesUp, over power cuts, and Raise may be repeated.
 func TestCounterOnlyGoesUp(t *testing.T) {
 	machine, power := tpmtest.Start(t)
-	chip := open(t, power)
-	key := newKey(t)
-	r, err := define(chip, key, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	chip, key, r := defined(t, power)
 	for _, delta := range []uint64{1, 1, 3, 0, 2, 40} {
 		before, err := read(chip, r)
 		if err != nil {
@@ -198,12 +204,7 @@ func TestOnlyItsKeyRaisesTheCounter(t *testing.T) {
 // delete the index; he can't make it again so that it passes.
 func TestDeletedOrRecreatedCounterIsAnAlarm(t *testing.T) {
 	_, power := tpmtest.Start(t)
-	chip := open(t, power)
-	key := newKey(t)
-	r, err := define(chip, key, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	chip, key, r := defined(t, power)
 	top, err := raise(chip, key, r, 3)
 	if err != nil {
 		t.Fatal(err)
