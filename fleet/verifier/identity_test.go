@@ -60,6 +60,19 @@ func TestCredentialOpensOnlyInTheTPMWithThisEKAndAK(t *testing.T) {
 	}
 }
 
+// A nonce gives another key, and no other description of it.
+func TestEKOfTheMakersNonceIsOneOfTheTCGs(t *testing.T) {
+	c := startChip(t, false)
+	template := tpm2.RSAEKTemplate
+	template.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{Buffer: append([]byte("a nonce"), make([]byte, 249)...)})
+	usual := c.ek(t, tpm2.RSAEKTemplate)
+	c.flush(t, usual)
+	ek := c.ek(t, template)
+	if err := CheckEK(ek.public); err != nil || bytes.Equal(ek.public, usual.public) {
+		t.Errorf("%v, the usual key: %t", err, bytes.Equal(ek.public, usual.public))
+	}
+}
+
 func TestOneTPMHasOneIdentity(t *testing.T) {
 	c := startChip(t, false)
 	ek := c.ek(t, tpm2.RSAEKTemplate)
