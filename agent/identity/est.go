@@ -63,31 +63,32 @@ type request struct {
 	body   []byte
 	user   string // HTTP Basic, with password
 	secret string
-	proof  string // KeyProofHeader
+	proof  string                  // KeyProofHeader
+	take   func(body []byte) error // reads a good answer; what it can't read is none
 }
 
 // call tries each address of the fleet in turn until one answers.
-func (i *Identity) call(ctx context.Context, r request) ([]byte, error) {
+func (i *Identity) call(ctx context.Context, r request) error {
 	var errs []error
 	for _, base := range i.cfg.Fleet().API {
-		answer, err := r.send(ctx, base)
+		err := r.send(ctx, base)
 		var refused *Refused
 		var wait *pending
 		if err == nil || errors.As(err, &wait) || errors.As(err, &refused) && refused.Status < http.StatusInternalServerError {
-			return answer, err
+			return err
 		}
 		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
-		return nil, errors.New("trust/fleet.json names no address of the fleet's API")
+		return errors.New("trust/fleet.json names no address of the fleet's API")
 	}
-	return nil, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
-func (r request) send(ctx context.Context, base string) ([]byte, error) {
+func (r request) send(ctx context.Context, base string) error {
 	req, err := http.NewRequestWithContext(ctx, r.method, base+r.path, bytes.NewReader(r.body))
 	if err != nil {
-		return nil, fmt.Errorf("make request: %w", err)
+		return fmt.Errorf("make request: %w", err)
 	}
 	if r.kind != "" {
 		req.Header.Set("Content-Type", r.kind)
@@ -103,42 +104,45 @@ func (r request) send(ctx context.Context, base string) ([]byte, error) {
 	}
 	resp, err := r.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("reach the fleet: %w", err)
+		return fmt.Errorf("reach the fleet: %w", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxMessage+1))
 	if err != nil {
-		return nil, fmt.Errorf("read the fleet's answer: %w", err)
+		return fmt.Errorf("read the fleet's answer: %w", err)
 	}
 	if len(body) > wire.MaxMessage {
-		return nil, fmt.Errorf("the fleet's answer is longer than %d bytes", wire.MaxMessage)
+		return fmt.Errorf("the fleet's answer is longer than %d bytes", wire.MaxMessage)
 	}
 	return r.judge(resp, body)
 }
 
 // judge tells the fleet's answers from those of a captive portal or a proxy.
-func (r request) judge(resp *http.Response, body []byte) ([]byte, error) {
+func (r request) judge(resp *http.Response, body []byte) error {
 	kind := resp.Header.Get("Content-Type")
 	switch {
 	case resp.StatusCode == http.StatusOK && est.SameType(kind, r.accept):
-		return body, nil
+		if err := r.take(body); err != nil {
+			return fmt.Errorf("read the fleet's answer: %w", err)
+		}
+		return nil
 	case resp.StatusCode == http.StatusAccepted:
 		wait := &pending{after: retryAfter(resp.Header.Get("Retry-After"))}
 		if est.SameType(kind, "application/json") {
 			if err := strictjson.Inform(body, &wait.challenge); err != nil {
-				return nil, fmt.Errorf("read challenge: %w", err)
+				return fmt.Errorf("read challenge: %w", err)
 			}
 		}
-		return nil, wait
+		return wait
 	case est.SameType(kind, "application/problem+json"):
 		var p wire.Problem
 		if err := strictjson.Inform(body, &p); err != nil {
-			return nil, fmt.Errorf("read the fleet's refusal: %w", err)
+			return fmt.Errorf("read the fleet's refusal: %w", err)
 		}
 		p.Status = resp.StatusCode
-		return nil, &Refused{p}
+		return &Refused{p}
 	}
-	return nil, fmt.Errorf("%s answered %s with %q where %q was expected: is a proxy or a captive portal in the way?",
+	return fmt.Errorf("%s answered %s with %q where %q was expected: is a proxy or a captive portal in the way?",
 		resp.Request.URL.Host, resp.Status, kind, r.accept)
 }
 
@@ -157,37 +161,33 @@ func (i *Identity) postJSON(ctx context.Context, r request, body, answer any) er
 		return fmt.Errorf("encode request: %w", err)
 	}
 	r.method, r.kind, r.accept, r.body = http.MethodPost, "application/json", "application/json", data
-	got, err := i.call(ctx, r)
-	if err != nil {
-		return err
-	}
-	if err := strictjson.Inform(got, answer); err != nil {
-		return fmt.Errorf("read the fleet's answer: %w", err)
-	}
-	return nil
+	r.take = func(got []byte) error { return strictjson.Inform(got, answer) }
+	return i.call(ctx, r)
 }
 
 // simpleEnroll is RFC 7030, section 4.2, for both of its paths.
 func (i *Identity) simpleEnroll(ctx context.Context, r request, csr []byte) ([]*x509.Certificate, error) {
-	r.method, r.kind, r.accept = http.MethodPost, "application/pkcs10", "application/pkcs7-mime"
+	r.method, r.kind = http.MethodPost, "application/pkcs10"
 	r.body = []byte(base64.StdEncoding.EncodeToString(csr))
-	body, err := i.call(ctx, r)
-	if err != nil {
-		return nil, err
+	return i.certificates(ctx, r)
+}
+
+// certificates makes a request whose answer is a certs-only CMC message.
+func (i *Identity) certificates(ctx context.Context, r request) (certs []*x509.Certificate, err error) {
+	r.accept = est.TypeCertsOnly
+	r.take = func(body []byte) (err error) {
+		if certs, err = est.ParseCertsOnly(body); err == nil && len(certs) == 0 {
+			err = errors.New("it holds no certificate")
+		}
+		return err
 	}
-	chain, err := est.ParseCertsOnly(body)
-	if err != nil {
-		return nil, fmt.Errorf("read certificate: %w", err)
-	}
-	if len(chain) == 0 {
-		return nil, errors.New("the fleet's answer holds no certificate")
-	}
-	return chain, nil
+	err = i.call(ctx, r)
+	return certs, err
 }
 
 // prove makes a full handshake with a credential that was not used before.
 func (i *Identity) prove(ctx context.Context, c *Credential) error {
-	_, err := i.call(ctx, request{client: c.tls.http, method: http.MethodGet, path: wire.PathCACerts, accept: "application/pkcs7-mime"})
+	_, err := i.certificates(ctx, request{client: c.tls.http, method: http.MethodGet, path: wire.PathCACerts})
 	if err != nil {
 		return fmt.Errorf("prove the new certificate: %w", err)
 	}
@@ -199,9 +199,5 @@ func (i *Identity) prove(ctx context.Context, c *Credential) error {
 func (i *Identity) CACerts(ctx context.Context) ([]*x509.Certificate, error) {
 	client := newHTTP(&tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}) //nolint:gosec // see above
 	defer client.CloseIdleConnections()
-	answer, err := i.call(ctx, request{client: client, method: http.MethodGet, path: wire.PathCACerts, accept: est.TypeCertsOnly})
-	if err != nil {
-		return nil, err
-	}
-	return est.ParseCertsOnly(answer)
+	return i.certificates(ctx, request{client: client, method: http.MethodGet, path: wire.PathCACerts})
 }

@@ -160,8 +160,15 @@ func TestAnswerThatIsNotTheFleetsIsNotBelieved(t *testing.T) {
 	if _, err := i.step(t.Context(), "test"); err == nil || !unreachable(err) || strings.Contains(err.Error(), wire.PathEnroll) {
 		t.Errorf("with nobody there: %v", err)
 	}
-	// The second address answers, though the first is gone and the one between is ill.
-	g.fleet.API = []string{"https://127.0.0.1:1", w.impostor(problem(http.StatusServiceUnavailable, "")), w.settings.Public.API[0]}
+	// The last address answers, though the first is gone, the second ill and the third mad.
+	mad := func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "application/json")
+		io.WriteString(rw, "\n\n")
+	}
+	g.fleet.API = []string{
+		"https://127.0.0.1:1", w.impostor(problem(http.StatusServiceUnavailable, "")),
+		w.impostor(http.HandlerFunc(mad)), w.settings.Public.API[0],
+	}
 	g.step(i, "test")
 	if serial(i) == before {
 		t.Error("the fleet's last address was not tried")
@@ -211,14 +218,14 @@ func TestCertificateThatIsNotThisDevicesIsRefused(t *testing.T) {
 		"another key":               {another, "not for the operational key"},
 		"another device":            {issue(w.authority(), "gw-aaaaaaaaaaaaaaaa"), "this device is"},
 		"another fleet":             {issue(foreign, device), "not of this fleet"},
-		"garbage":                   {body("AAAA"), "read certificate"},
-		"not base64":                {body("\x00\xff"), "read certificate"},
-		"nothing":                   {body(""), "read certificate"},
+		"garbage":                   {body("AAAA"), "read the fleet's answer"},
+		"not base64":                {body("\x00\xff"), "read the fleet's answer"},
+		"nothing":                   {body(""), "read the fleet's answer"},
 		"certificates of the fleet": {func(rw http.ResponseWriter, _ *http.Request) { _ = est.WriteCACerts(rw, w.authority().Certificates()) }, "not for the operational key"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := g.start()
-			g.fleet.API = []string{w.through(wire.PathSimpleEnroll, c.answer), w.settings.Public.API[0]}
+			g.fleet.API = []string{w.through(wire.PathSimpleEnroll, c.answer)}
 			_, err := i.step(t.Context(), "")
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want one with %q", err, c.want)

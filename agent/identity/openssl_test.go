@@ -13,7 +13,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/gatewarden/gatewarden/internal/est"
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
@@ -160,9 +159,8 @@ func TestOpenSSLAsTheESTServer(t *testing.T) {
 	if err != nil {
 		t.Errorf("OpenSSL does not take the certificate that it issued: %v", err)
 	}
-	body, err := i.call(t.Context(), request{client: c.tls.http, method: http.MethodGet, path: wire.PathCACerts, accept: est.TypeCertsOnly})
-	w.must(err)
-	if anchors, err := est.ParseCertsOnly(body); err != nil || len(anchors) != 1 || anchors[0].Subject.CommonName != "other CA" {
+	anchors, err := i.certificates(t.Context(), request{client: c.tls.http, method: http.MethodGet, path: wire.PathCACerts})
+	if err != nil || len(anchors) != 1 || anchors[0].Subject.CommonName != "other CA" {
 		t.Errorf("OpenSSL's /cacerts: %v, %v", anchors, err)
 	}
 	// A certificate of our fleet is none of its CA.
