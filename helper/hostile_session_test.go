@@ -253,7 +253,7 @@ func TestSecondSessionIsRefusedVerbsGoOn(t *testing.T) {
 	_, err = c.Info(t.Context())
 	m.must(err)
 	i.Close()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for {
 		if _, err = m.install(c, o); err == nil {
 			return
@@ -270,5 +270,5 @@ func TestSilentSessionDoesNotHoldTheHelper(t *testing.T) {
 	o := newOffer("1.1.0", content(2))
 	m.publish(o)
 	m.open(m.run(), o)
-	m.halt() // fails the test after 10 s
+	m.halt() // fails the test when it takes too long
 }

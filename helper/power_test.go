@@ -285,7 +285,7 @@ func (m *slotted) oneBoot(o *offer, at int) (killed bool) {
 // drive waits until the child listens, and then advances as far as one boot goes.
 func (m *slotted) drive(o *offer, gone chan struct{}) error {
 	c := client.New(filepath.Join(m.dir, "helper.sock"))
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		_, err := c.Info(m.t.Context())
 		if err == nil {
 			break
