@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +19,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet"
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/internal/conf"
+	"github.com/gatewarden/gatewarden/internal/freeport"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/wire"
@@ -37,6 +38,7 @@ type world struct {
 	server   *fleet.Server
 	api      *operator.Client
 	stop     func()
+	ahead    atomic.Int64 // of the true time are server and gateways, after pass
 }
 
 func newWorld(t *testing.T, change func(*fleet.Settings)) *world {
@@ -69,7 +71,7 @@ func newWorld(t *testing.T, change func(*fleet.Settings)) *world {
 func (w *world) serve() {
 	w.Helper()
 	var err error
-	w.server, err = fleet.New(w.settings, "test", quiet(w.T))
+	w.server, err = fleet.NewByClock(w.settings, "test", w.now, quiet(w.T))
 	w.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -82,6 +84,15 @@ func (w *world) serve() {
 		}
 	})
 	w.Cleanup(w.stop)
+}
+
+func (w *world) now() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) }
+
+// pass lets time pass until then, for the fleet and for g.
+func (g *gateway) pass(then time.Time) {
+	ahead := time.Until(then)
+	g.ahead.Store(int64(ahead))
+	g.clock.set(ahead, true)
 }
 
 func (w *world) must(err error) {
@@ -110,14 +121,9 @@ func (w *world) trust() *policy.Fleet {
 
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
-	var addresses []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		addresses = append(addresses, l.Addr().String())
+	addresses, err := freeport.Addresses(n)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return addresses
 }
@@ -316,7 +322,7 @@ func serial(i *Identity) string {
 
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain until %s", what)
 		}

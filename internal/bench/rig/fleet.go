@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet"
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/internal/conf"
+	"github.com/gatewarden/gatewarden/internal/freeport"
 	"github.com/gatewarden/gatewarden/internal/policy"
 	"github.com/gatewarden/gatewarden/internal/softkey"
 )
@@ -43,7 +43,7 @@ type Fleet struct {
 // StartFleet makes a fleet below dir, whose path must leave room for socket names,
 // and serves it until Close. change may alter the settings before; nil leaves them.
 func StartFleet(dir string, change func(*fleet.Settings)) (*Fleet, error) {
-	addresses, err := freeAddresses(2)
+	addresses, err := freeport.Addresses(2)
 	if err != nil {
 		return nil, err
 	}
@@ -141,19 +141,6 @@ func AwaitEvery(ctx context.Context, every time.Duration, what string, try func(
 
 // Quiet is a logger that says nothing.
 func Quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
-
-func freeAddresses(n int) ([]string, error) {
-	var list []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer l.Close()
-		list = append(list, l.Addr().String())
-	}
-	return list, nil
-}
 
 func writeJSON(path string, v any) error {
 	data, err := json.Marshal(v)
