@@ -36,10 +36,27 @@ func TestChallengesWithoutEndDoNotKeepTheChipBusy(t *testing.T) {
 	w.gateway.Settings.TPM = "unix:" + tap.Socket
 	r := w.enrolled(t, build())
 	const span = 4 * time.Second
+	tap.Take()
+	sent, quotes, began := 0, 0, time.Now()
+	for quotes == 0 && time.Since(began) < patience { // again if the machine stalled all the time
+		sent += challengeFor(t, r, span)
+		for _, code := range tap.Take() {
+			if code == tpm2.TPMCCQuote {
+				quotes++
+			}
+		}
+	}
+	took := time.Since(began)
+	if quotes < 1 || quotes > 1+int(took/(3*time.Second)) {
+		t.Errorf("%d challenges in %v cost %d quotes, want one in 3 s", sent, took, quotes)
+	}
+}
+
+// challengeFor challenges r all the time, and says how often.
+func challengeFor(t *testing.T, r *running, span time.Duration) (sent int) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), span)
 	defer cancel()
-	tap.Take()
-	sent := 0
 	for ; ctx.Err() == nil; sent++ {
 		c := wire.Challenge{Nonce: make([]byte, wire.NonceSize), Expires: time.Now().Add(time.Minute).UTC()}
 		if _, err := rand.Read(c.Nonce); err != nil {
@@ -51,15 +68,7 @@ func TestChallengesWithoutEndDoNotKeepTheChipBusy(t *testing.T) {
 		}
 		r.Receive(ctx, wire.KindChallenge, payload)
 	}
-	quotes := 0
-	for _, code := range tap.Take() {
-		if code == tpm2.TPMCCQuote {
-			quotes++
-		}
-	}
-	if quotes < 1 || quotes > 2 {
-		t.Errorf("%d challenges in %v cost %d quotes, want one in 3 s", sent, span, quotes)
-	}
+	return sent
 }
 
 // TestWhatADeviceSaysIsConfirmedByItsNextQuote: health, audit log and all that a
@@ -108,7 +117,7 @@ func TestHealthReportSaysTheVerdictInTheFleetsWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err = rig.Await(ctx, "report with the verdict", func() error {
 		message, err := store.Health(t.Context(), r.Device())
