@@ -16,6 +16,7 @@ import (
 
 	"github.com/gatewarden/gatewarden/fleet/broker"
 	"github.com/gatewarden/gatewarden/internal/bench/rig"
+	"github.com/gatewarden/gatewarden/internal/freeport"
 	"github.com/gatewarden/gatewarden/internal/mqttconn/mqtttest"
 )
 
@@ -49,12 +50,12 @@ func started(t *testing.T, p peer) peer {
 }
 
 func freeAddress(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	t.Helper()
+	addresses, err := freeport.Addresses(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addresses[0]
 }
 
 // embedded is the fleet's own broker.
@@ -162,7 +163,7 @@ func (m *mosquitto) start() error {
 	if err := m.process.Start(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	return rig.Await(ctx, "mosquitto runs", func() error {
 		said, err := os.ReadFile(log.Name())

@@ -134,7 +134,7 @@ func (a *authority) client(cert tls.Certificate) *tls.Config {
 func (a *authority) dial(config *tls.Config, got chan mqttconn.Message) (*mqttconn.Conn, error) {
 	c, err := mqttconn.Dial(a.Context(), mqttconn.Options{
 		URL: a.broker.URL(), TLS: config, ClientID: config.Certificates[0].Leaf.Subject.CommonName, KeepAlive: 30 * time.Second, SessionExpiry: time.Hour,
-		Timeout: 5 * time.Second, MaxTopic: wire.MaxTopic, MaxPayload: wire.MaxBody, MaxPacket: wire.MaxMessage,
+		Timeout: time.Minute, MaxTopic: wire.MaxTopic, MaxPayload: wire.MaxBody, MaxPacket: wire.MaxMessage,
 		OnMessage: func(m mqttconn.Message) { got <- m },
 	})
 	if err == nil {
@@ -170,7 +170,7 @@ func TestMosquittoRefusesWhatTheListNamesAndKeepsTopicsApart(t *testing.T) {
 		if m.Topic != wire.UpTopic(device, wire.KindHealth) {
 			t.Errorf("the fleet got %s", m.Topic)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the fleet got nothing")
 	}
 	first.Close()

@@ -72,7 +72,7 @@ func TestServerEndsSessionsOfARevokedGatewayAtABrokerThatKeepsThem(t *testing.T)
 	for range 2 { // the broker lets it in again
 		select {
 		case <-session.Done():
-		case <-time.After(time.Minute):
+		case <-time.After(3 * time.Minute):
 			t.Fatal("the session of a revoked gateway stays open")
 		}
 		session = dial(stolen)
@@ -298,14 +298,14 @@ func (w *whole) policy(commandLine string) {
 	must(w.T, w.fleet.Close())
 	must(w.T, os.WriteFile(w.fleet.Settings.Policy, raw, 0o600))
 	must(w.T, w.fleet.Start())
-	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.Context(), 3*time.Minute)
 	defer cancel()
 	must(w.T, rig.Await(ctx, "attest", func() error { return w.agent.Attest(ctx) }))
 }
 
 func (w *whole) await(what string, ok func(local.Status) bool) {
 	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(w.Context(), 4*time.Minute)
 	defer cancel()
 	must(w.T, rig.Await(ctx, what, func() error {
 		if s := w.agent.Status(); !ok(s) {

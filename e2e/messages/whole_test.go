@@ -126,7 +126,7 @@ func (w *whole) send(verb string, args any) wire.Command {
 // receipt waits for the signed answer to c, which says that it was done, once.
 func (w *whole) receipt(c wire.Command) {
 	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.Context(), 3*time.Minute)
 	defer cancel()
 	must(w.T, rig.Await(ctx, "receipt of "+c.ID, func() error {
 		for _, sent := range w.device().Commands {
@@ -176,7 +176,7 @@ func (w *whole) member(id string) mqttconn.Options {
 	cert := tls.Certificate{PrivateKey: key, Leaf: leaf, Certificate: [][]byte{leaf.Raw, chain[0].Raw}}
 	return mqttconn.Options{
 		URL: w.peer.URL(), TLS: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: authority.Roots(), Certificates: []tls.Certificate{cert}}, ClientID: id,
-		KeepAlive: 30 * time.Second, SessionExpiry: time.Hour, Timeout: 5 * time.Second, MaxTopic: wire.MaxTopic, MaxPayload: wire.MaxBody, MaxPacket: wire.MaxMessage,
+		KeepAlive: 30 * time.Second, SessionExpiry: time.Hour, Timeout: time.Minute, MaxTopic: wire.MaxTopic, MaxPayload: wire.MaxBody, MaxPacket: wire.MaxMessage,
 		OnMessage: func(mqttconn.Message) {},
 	}
 }
@@ -196,7 +196,7 @@ func (c *crlTimer) fetch() (changed bool, err error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(root)
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DisableKeepAlives: true}}
 	req, err := http.NewRequest(http.MethodGet, c.url+revocation.PathCRL+"all.pem", nil)
 	if err != nil {
 		return false, err
