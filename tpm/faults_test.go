@@ -276,7 +276,8 @@ func TestChipThatFallsSilentAtAnyCommandIsLeftInTime(t *testing.T) {
 		if took := time.Since(began); took > hung {
 			t.Errorf("command %d: it takes %v", n, took)
 		}
-		if ctx.Err() != nil && !errors.Is(err, tpm.ErrBusy) {
+		unmet := n > len(faults.Codes()) // it may have ended well, and its context a moment later
+		if ctx.Err() != nil && !errors.Is(err, tpm.ErrBusy) && !(err == nil && unmet) {
 			t.Errorf("command %d: %v", n, err)
 		}
 		cancel()

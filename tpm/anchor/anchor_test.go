@@ -45,7 +45,7 @@ func dial(t *testing.T, power *tpmtest.Power, options ...tpm.Option) gate {
 }
 
 func (g gate) do(fn func(c *tpm.Chip) (anchor.Record, error)) (r anchor.Record, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	err = g.tpm.Do(ctx, "test anchor", func(c *tpm.Chip) (err error) {
 		r, err = fn(c)

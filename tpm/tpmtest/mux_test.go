@@ -65,7 +65,7 @@ func (c client) handles(t *testing.T, kind uint32) []tpm2.TPMHandle {
 // swept waits until the chip holds nothing.
 func swept(t *testing.T, p *tpmtest.Power) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		handles, err := p.Handles()
 		if err != nil {
 			t.Fatal(err)
