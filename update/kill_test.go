@@ -149,7 +149,7 @@ func (m *machine) runChild(state, bad string, enough func() bool) bool {
 	m.must(cmd.Start())
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(hung); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		select {
 		case <-exited:
 			if cmd.ProcessState.Exited() {

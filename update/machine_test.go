@@ -33,6 +33,9 @@ import (
 	"github.com/gatewarden/gatewarden/update/tuf/tuftest"
 )
 
+// hung is how long a test waits before it says that something hangs.
+const hung = 2 * time.Minute
+
 // machine is a gateway with two slots, the real helper and boot loader, and a
 // disk; beside it stands the owner's repository behind a real web server.
 type machine struct {
@@ -240,7 +243,7 @@ func (m *machine) life(done func() bool) bool {
 	} else {
 		end <- "no engine"
 	}
-	finished, deadline := false, time.Now().Add(20*time.Second)
+	finished, deadline := false, time.Now().Add(hung)
 	for ctx.Err() == nil && len(end) == 0 && !finished {
 		if time.Now().After(deadline) {
 			m.t.Fatalf("nothing happens any more: %+v", m.engine.Status())
@@ -255,7 +258,7 @@ func (m *machine) life(done func() bool) bool {
 }
 
 func (m *machine) waitFor(ok func() bool) error {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(hung); time.Now().Before(end); time.Sleep(time.Millisecond) {
 		if ok() {
 			return nil
 		}
@@ -331,7 +334,7 @@ func (m *machine) newEngine(disk *fsx.FS) (*Engine, error) {
 		},
 		Fetched: meter.Read, Secrets: m.secrets, Condition: func() Condition { return m.condition(version) }, Report: m.report,
 		Budget: m.budget, Every: time.Hour, Auto: true, Settle: 20 * time.Millisecond,
-		Patience: Patience{Retry: 10 * time.Millisecond, MaxRest: 50 * time.Millisecond, Tries: 20, Reboot: 5 * time.Second, Look: time.Millisecond, Chunk: 5 * time.Second},
+		Patience: Patience{Retry: 10 * time.Millisecond, MaxRest: 50 * time.Millisecond, Tries: 20, Reboot: hung, Look: time.Millisecond, Chunk: hung},
 		Uptime:   func() time.Duration { return time.Since(start) }, Now: tuftest.Epoch, Rand: func() float64 { return 0 },
 		Log: slog.New(m.log),
 	})

@@ -65,7 +65,7 @@ func stream(t testing.TB, data []byte) []byte {
 
 func open(t testing.TB, p Place) *Store {
 	t.Helper()
-	s, err := New(Config{Place: p, Algorithm: chunk.SHA512_256, Timeout: 10 * time.Second})
+	s, err := New(Config{Place: p, Algorithm: chunk.SHA512_256, Timeout: 2 * time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
