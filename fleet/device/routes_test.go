@@ -198,9 +198,15 @@ func TestUnfinishedHandshakesBlockNobody(t *testing.T) {
 			w.must(err)
 		}
 	}
-	start := time.Now()
-	w.ok(call{method: http.MethodGet, path: wire.PathCSRAttrs}, nil)
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("a good client waited %s", took)
+	for try := 1; ; try++ { // the machine itself may stall, but not each time
+		start := time.Now()
+		w.ok(call{method: http.MethodGet, path: wire.PathCSRAttrs}, nil)
+		took := time.Since(start)
+		if took <= 3*time.Second {
+			return
+		}
+		if try == 5 {
+			t.Fatalf("a good client waited %s", took)
+		}
 	}
 }
