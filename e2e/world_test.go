@@ -22,6 +22,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet"
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/internal/conf"
+	"github.com/gatewarden/gatewarden/internal/freeport"
 )
 
 const (
@@ -207,10 +208,9 @@ func (w *world) installFleet(aged time.Duration) {
 func (w *world) trust(name string) string { return filepath.Join(w.settings.State, "trust", name) }
 
 func freeAddress(w *world) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addresses, err := freeport.Addresses(1)
 	w.check(err)
-	defer l.Close()
-	return l.Addr().String()
+	return addresses[0]
 }
 
 func (w *world) serve() {

@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"github.com/gatewarden/gatewarden/internal/freeport"
 )
 
 // cable carries connections to a server of the fleet until it is pulled.
@@ -84,10 +86,9 @@ func (c *cable) carry(l net.Listener) {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addresses, err := freeport.Addresses(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addresses[0]
 }
