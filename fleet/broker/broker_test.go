@@ -61,7 +61,7 @@ func start(t *testing.T, limits Limits) *bench {
 		cancel()
 		select {
 		case <-done:
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("broker did not end")
 		}
 	})
@@ -71,7 +71,7 @@ func start(t *testing.T, limits Limits) *bench {
 func (b *bench) options(identity string, config *tls.Config, got chan mqttconn.Message) mqttconn.Options {
 	return mqttconn.Options{
 		URL: b.url, TLS: config, ClientID: identity, KeepAlive: 30 * time.Second, SessionExpiry: time.Hour,
-		Timeout: 5 * time.Second, MaxTopic: 200_000, MaxPayload: 4 << 20, MaxPacket: 4<<20 + 4096,
+		Timeout: time.Minute, MaxTopic: 200_000, MaxPayload: 4 << 20, MaxPacket: 4<<20 + 4096,
 		OnMessage: func(m mqttconn.Message) {
 			if got != nil {
 				got <- m
@@ -108,7 +108,7 @@ func receive(t *testing.T, got chan mqttconn.Message, want string) {
 		if string(m.Payload) != want {
 			t.Fatalf("got %q, want %q", m.Payload, want)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("no message, want %q", want)
 	}
 }
@@ -117,7 +117,7 @@ func ended(t *testing.T, c *mqttconn.Conn) {
 	t.Helper()
 	select {
 	case <-c.Done():
-	case <-time.After(5 * time.Second):
+	case <-time.After(3 * time.Minute):
 		t.Fatal("connection is still open")
 	}
 }
@@ -283,11 +283,16 @@ func TestSessionKeepsMessagesForADeviceThatIsAway(t *testing.T) {
 
 func TestCertificateThatExpiresEndsItsConnection(t *testing.T) {
 	b := start(t, DefaultLimits())
-	c, err := mqttconn.Dial(t.Context(), b.options(deviceA, b.ca.Client(b.ca.Issue(deviceA, 2*time.Second)), nil))
-	if err != nil {
-		t.Fatal(err)
+	for life := 2 * time.Second; ; life *= 2 {
+		c, err := mqttconn.Dial(t.Context(), b.options(deviceA, b.ca.Client(b.ca.Issue(deviceA, life)), nil))
+		if err == nil {
+			ended(t, c)
+			return
+		}
+		if life > time.Minute { // else the machine may have stalled while the certificate lived
+			t.Fatal(err)
+		}
 	}
-	ended(t, c)
 }
 
 func TestRetainedMessageIsRefusedAndOversizedEndsTheConnection(t *testing.T) {
