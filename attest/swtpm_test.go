@@ -32,7 +32,7 @@ func (c *chip) power() (off func()) {
 		c.t.Fatal(err)
 	}
 	var conn net.Conn
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		var err error
 		if conn, err = net.Dial("unix", socket); err == nil {

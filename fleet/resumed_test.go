@@ -62,7 +62,7 @@ func newTicketHolder(t *testing.T, srv *Server, id string) *ticketHolder {
 
 // askAPI makes a connection of its own.
 func (d *ticketHolder) askAPI(srv *Server) error {
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: d.api, DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: d.api, DisableKeepAlives: true}, Timeout: time.Minute}
 	resp, err := client.Post("https://"+srv.api.Addr().String()+wire.PathChallenge, "application/json", strings.NewReader("{}"))
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func (d *ticketHolder) askAPI(srv *Server) error {
 func (d *ticketHolder) askBroker(srv *Server) error {
 	c, err := mqttconn.Dial(context.Background(), mqttconn.Options{
 		URL: "mqtts://" + srv.mqtt.Addr().String(), TLS: d.broker, ClientID: d.id, KeepAlive: 30 * time.Second, SessionExpiry: time.Minute,
-		Timeout: 10 * time.Second, MaxTopic: wire.MaxTopic, MaxPayload: wire.MaxBody, MaxPacket: wire.MaxMessage, OnMessage: func(mqttconn.Message) {},
+		Timeout: time.Minute, MaxTopic: wire.MaxTopic, MaxPayload: wire.MaxBody, MaxPacket: wire.MaxMessage, OnMessage: func(mqttconn.Message) {},
 	})
 	if err == nil {
 		c.Close()

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/gatewarden/gatewarden/agent/local"
 	"github.com/gatewarden/gatewarden/fleet/operator"
@@ -107,7 +106,7 @@ func gatewarden(t *testing.T, args ...string) (out string, code int) {
 
 func awaitStatus(t *testing.T, g *rig.Gateway, what string, ok func(local.Status) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err := rig.Await(ctx, "wait until "+what, func() error {
 		s, err := local.Get(ctx, g.Settings.Socket, false)

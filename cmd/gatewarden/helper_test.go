@@ -56,7 +56,7 @@ func TestHelperCommandServesUpdates(t *testing.T) {
 	}()
 	c := client.New(at("s"))
 	slots, err := c.Slots(ctx)
-	for deadline := time.Now().Add(10 * time.Second); err != nil && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); {
 		slots, err = c.Slots(ctx)
 	}
 	if err != nil || slots.Running != "a" || slots.Version != "1.0.0" || slots.Epoch != 1 || slots.Counter != "ok" || len(slots.CounterRecord) == 0 {

@@ -79,7 +79,7 @@ func TestScriptsAgainstAnAgent(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,
 			"approve": func(ts *testscript.TestScript, _ bool, _ []string) {
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				ts.Check(fleet.Approve(ctx, device))
 			},
@@ -92,6 +92,9 @@ func TestScriptsAgainstAnAgent(t *testing.T) {
 		},
 	})
 }
+
+// patience is how long a test waits before it says that something hangs.
+const patience = 2 * time.Minute
 
 // runAgent runs an agent until the test ends.
 func runAgent(t *testing.T, gateway *rig.Gateway) (device string) {
@@ -117,7 +120,7 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: eventually PATTERN PROGRAM ARGS...")
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		_ = ts.Exec(args[1], args[2:]...) // its output is what is looked at
 		if ok, err := matches(args[0], ts.ReadFile("stdout")+ts.ReadFile("stderr")); ok || err != nil {
 			ts.Check(err)

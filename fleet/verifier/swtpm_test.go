@@ -50,7 +50,7 @@ func startChip(t *testing.T, manufactured bool) *chip {
 
 func dial(t *testing.T, socket string) net.Conn {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		conn, err := net.Dial("unix", socket)
 		if err == nil {
 			return conn

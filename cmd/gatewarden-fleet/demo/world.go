@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"github.com/gatewarden/gatewarden/fleet"
 	"github.com/gatewarden/gatewarden/fleet/operator"
 	"github.com/gatewarden/gatewarden/internal/conf"
+	"github.com/gatewarden/gatewarden/internal/freeport"
 )
 
 const (
@@ -109,7 +109,7 @@ func (w *world) releaseFirst(ctx context.Context, trust string) (err error) {
 
 // configure writes fleet.toml's content as settings, with free ports of loopback.
 func (w *world) configure(c Config) error {
-	ports, err := freePorts(2)
+	ports, err := freeport.Addresses(2)
 	if err != nil {
 		return err
 	}
@@ -125,20 +125,6 @@ func (w *world) configure(c Config) error {
 
 // retry keeps a waiting gateway asking often enough for a demo.
 const retry = conf.Duration(300 * time.Millisecond)
-
-// freePorts asks the kernel for n loopback addresses that nobody uses.
-func freePorts(n int) ([]string, error) {
-	var addresses []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		defer l.Close()
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses, nil
-}
 
 // publish releases s to the fleet, with the attestation policy that goes with it.
 func (w *world) publish(ctx context.Context, s software) error {
