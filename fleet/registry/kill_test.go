@@ -127,7 +127,7 @@ func runAndKill(t *testing.T, path string, acked uint64, n int) (seen uint64) {
 // and takes in what else it had said.
 func killWhen(t *testing.T, path string, enough func(line string) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), killPath+"="+path)

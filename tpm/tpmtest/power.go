@@ -32,7 +32,7 @@ type Power struct {
 }
 
 // offTimeout is what an orderly switch-off may take before it becomes a power cut.
-const offTimeout = 5 * time.Second
+const offTimeout = time.Minute
 
 // maxSocketPath is what fits into sockaddr_un, in bytes, with the final zero.
 const maxSocketPath = 108
