@@ -89,6 +89,21 @@ func TestRenewalReplacesKeyAndCertificate(t *testing.T) {
 	}
 }
 
+// Hardware signs in 200 to 600 ms each: what a renewal asks of the chip is bounded like
+// an enrolment. Two handshakes, a quote, the request and the certified key are signed.
+func TestRenewalCostsAtMost16Commands(t *testing.T) {
+	t.Parallel()
+	g, i := newWorld(t, nil).enrolled()
+	g.must(i.Rotate(t.Context())) // from here on each retires a key
+	before := g.tpm.Commands()
+	g.must(i.Rotate(t.Context()))
+	n := g.tpm.Commands() - before
+	t.Logf("%d commands", n)
+	if n < 5 || n > 16 {
+		t.Errorf("%d commands", n)
+	}
+}
+
 // The broker refuses the old certificate until the new one is in use: that is no
 // reason to renew the new one.
 func TestKickBeforeTheNewCertificateIsAnsweredByIt(t *testing.T) {
