@@ -31,7 +31,8 @@ func TestTwoYears(t *testing.T) {
 		{"other firmware degrades, and heals", degraded},
 		{"an altered boot is quarantined, and heals", quarantined},
 		{"taken out, and let in again by an operator", takenOut},
-		{"half a year, and it is revoked for good", end},
+		{"revoked by mistake, and approved again", mistaken},
+		{"half a year, and it is revoked and stays so", end},
 	} {
 		before := time.Now()
 		chapter.tell(g)
