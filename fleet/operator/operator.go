@@ -193,30 +193,36 @@ func (a *api) approve(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if decision.By == "" {
-		return nil, refuse(http.StatusBadRequest, "nobody is named as the one who approves", "give --by NAME")
+	if err := a.mayApprove(d, decision); err != nil {
+		return nil, err
 	}
-	again := d.State == registry.Revoked
-	if again && (!decision.AcceptRevoked || decision.Reason == "") {
-		return nil, refuse(http.StatusConflict, id+" was revoked", "if it shall come back, approve with --accept-revoked and --reason TEXT: what was revoked stays so, it gets a new certificate")
-	}
-	if !again && d.State != registry.Pending {
-		return nil, refuse(http.StatusConflict, id+" is "+d.State+", not waiting for approval", "gatewarden-fleet devices show "+id+" tells more")
-	}
-	if d.SoftwareKeys && !decision.AcceptSoftware {
-		return nil, refuse(http.StatusConflict, id+" has no TPM: nothing proves that its keys are not copied, or what it boots", "approve with --accept-software if you know this machine and can live with that")
-	}
-	if !d.SoftwareKeys && !decision.AcceptEK && !a.Vouched(d) {
-		return nil, refuse(http.StatusConflict, "no known TPM maker vouches for this device's EK", "add the maker to ek_roots, or approve with --accept-ek if you know this machine")
-	}
-	if again {
+	if d.State == registry.Revoked {
 		return struct{}{}, admission.Again(ctx, a.Registry, d, decision.By, decision.Reason, a.Now())
 	}
 	err = admission.ByHand(ctx, a.Registry, d, decision.By, decision.Reason, a.Now())
 	if errors.Is(err, admission.ErrNotAttested) {
-		return nil, refuse(http.StatusConflict, id+" has not attested yet, so there is nothing to approve", "wait a few seconds and repeat")
+		return nil, refuse(http.StatusConflict, id+" has not attested yet, so there is nothing to approve", "repeat in a few seconds; one that was out asks every 10 to 20 minutes")
 	}
 	return struct{}{}, err
+}
+
+// mayApprove wants a word for each thing that d lacks.
+func (a *api) mayApprove(d registry.Device, decision Decision) error {
+	switch {
+	case decision.By == "":
+		return refuse(http.StatusBadRequest, "nobody is named as the one who approves", "give --by NAME")
+	case d.State == registry.Revoked && (!decision.AcceptRevoked || decision.Reason == ""):
+		return refuse(http.StatusConflict, d.ID+" was revoked", "if it shall come back, approve with --accept-revoked and --reason TEXT: what was revoked stays so, it gets a new certificate")
+	case d.State == registry.Decommissioned:
+		return refuse(http.StatusConflict, d.ID+" is decommissioned, not waiting for approval", "gatewarden-fleet devices transfer "+d.ID+" lets it come and wait for approval again")
+	case d.State != registry.Pending && d.State != registry.Revoked:
+		return refuse(http.StatusConflict, d.ID+" is "+d.State+", not waiting for approval", "gatewarden-fleet devices show "+d.ID+" tells more")
+	case d.SoftwareKeys && !decision.AcceptSoftware:
+		return refuse(http.StatusConflict, d.ID+" has no TPM: nothing proves that its keys are not copied, or what it boots", "approve with --accept-software if you know this machine and can live with that")
+	case !d.SoftwareKeys && !decision.AcceptEK && !a.Vouched(d):
+		return refuse(http.StatusConflict, "no known TPM maker vouches for this device's EK", "add the maker to ek_roots, or approve with --accept-ek if you know this machine")
+	}
+	return nil
 }
 
 // command stores an envelope for one device and sends it on. What is in it is

@@ -246,6 +246,9 @@ func TestLeavingIsAPersonsDecisionAndTakesEverythingAtOnce(t *testing.T) {
 		if revoked, err := o.store.IsRevoked(ctx, serial); err != nil || !revoked || o.state().State != c.state || len(o.dropped) != 2 {
 			t.Errorf("%s: certificate revoked %v, %v; state %s, dropped %v", name, revoked, err, o.state().State, o.dropped)
 		}
+		if c.state == registry.Decommissioned {
+			o.refused(o.client.Approve(ctx, id, why), "is decommissioned", "devices transfer")
+		}
 	}
 	o.must(o.client.Revoke(ctx, id, operator.Decision{By: "olga", Reason: "stolen"}))
 	o.refused(o.client.Transfer(ctx, id, why), "was revoked", "--accept-revoked")
