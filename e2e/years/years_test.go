@@ -84,6 +84,20 @@ func (g *gateway) inTimeBut(late time.Duration, n int) {
 	}
 }
 
+// told fails unless the gateway says in its status what the fleet told it. A server
+// that refuses a certificate hangs up; of one attempt in many its word is not read.
+func (g *gateway) told(word string) {
+	g.Helper()
+	for range 10 {
+		if _, last := g.identity.Status(); last != nil && strings.Contains(last.Error(), word) {
+			return
+		}
+		g.pass(20 * time.Minute)
+	}
+	_, last := g.identity.Status()
+	g.Errorf("the gateway says of it: %v", last)
+}
+
 // newest is the certificate that was taken into use last.
 func (g *gateway) newest() issued {
 	g.Helper()
