@@ -216,7 +216,7 @@ func (a *appraisal) matchReferences() {
 	if a.release == nil {
 		return
 	}
-	for _, check := range []func(*appraisal) (bool, string){checkBootApplication, checkCommandLine, checkSections} {
+	for _, check := range []func(*appraisal) (bool, string){checkBootApplication, checkCommandLine, checkSections, checkGRUB} {
 		if ok, _ := check(a); !ok {
 			return
 		}
@@ -231,7 +231,7 @@ func (a *appraisal) nameCommandLines() {
 	for i := range a.facts.CommandLines {
 		line := &a.facts.CommandLines[i]
 		for j := range a.expect.Policy.releases {
-			if text, ok := a.expect.Policy.releases[j].commandLines[line.Digest]; ok && line.PCR == 12 {
+			if text, ok := a.expect.Policy.releases[j].commandLines[line.Digest]; ok {
 				line.Text, line.Described = text, ""
 			}
 		}

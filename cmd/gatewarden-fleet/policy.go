@@ -17,9 +17,9 @@ import (
 const maxInput = 16 << 20
 
 func policyVerb(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "read and try attestation policies", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "policy", Short: "make, read and try attestation policies", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(policyCheck(o), policyExplain(o), policyTest(o))
+	cmd.AddCommand(policyCheck(o), policyExplain(o), policyTest(o), policyLearn(o))
 	return cmd
 }
 
