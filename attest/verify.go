@@ -80,7 +80,7 @@ func checkExpect(e *Expect) error {
 	case e.Policy.IMA != nil && e.Policy.files == nil:
 		return errors.New("the policy's lists of files were not read: Policy.ReadLists comes first")
 	case e.Policy.Fleet != e.Fleet:
-		return fmt.Errorf("policy is for fleet %q", e.Policy.Fleet)
+		return fmt.Errorf("policy is for the fleet %q, the evidence is of %q", e.Policy.Fleet, e.Fleet)
 	case e.Now.IsZero():
 		return errors.New("time is missing")
 	}

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet"
+	"github.com/gatewarden/gatewarden/internal/cli"
 )
 
 // maxInput is the most that is read of a file, in bytes; what it holds has limits
@@ -111,11 +113,16 @@ func policyTest(o *options) *cobra.Command {
 gatewarden-fleet devices evidence DEVICE prints. Without --ima there it holds no IMA
 list, and the rules about files are not tried.
 
-With --want, exit code 1 says that some gateway would get another grade.`,
+Exit codes: 0 judged, and with --want of that grade; 1 the evidence can't be read or
+proves nothing, or some gateway would get another grade than --want; 2 wrong command
+line.`,
 		Example: `  gatewarden-fleet devices evidence gw-g275dqr2f7j5lx2n > evidence.json
   gatewarden-fleet policy test next.json evidence.json --want trusted`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if !slices.Contains([]attest.Grade{"", attest.Trusted, attest.Degraded, attest.Untrusted}, attest.Grade(want)) {
+				return cli.NewUsageError(fmt.Errorf("--want is %q, not trusted, degraded or untrusted", want))
+			}
 			p, err := fleet.ReadPolicy(args[0])
 			if err != nil {
 				return err

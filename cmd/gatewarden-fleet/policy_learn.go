@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -18,9 +19,10 @@ func policyLearn(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "learn LOG",
 		Short: "print a policy by which the boot in an event log is good",
-		Long: `Print a policy by which the boot in LOG is good, a copy of a gateway's
-/sys/kernel/security/tpm0/binary_bios_measurements. The log is taken at its word: use
-that of a gateway that you trust, and read what is printed before you sign it.
+		Long: `Print a policy by which the boot in LOG is good: a copy of a gateway's
+/sys/kernel/security/tpm0/binary_bios_measurements, or what gatewarden-fleet devices
+evidence DEVICE prints. The log is taken at its word: use that of a gateway that you
+trust, and read what is printed before you sign it.
 
 With --with, the boot is put into the policy in FILE, as one more release or in the
 place of the one of that name. Releases that are built with their UKI need none of
@@ -61,13 +63,20 @@ func learn(path, product, version string) (attest.Release, error) {
 	if err != nil {
 		return attest.Release{}, err
 	}
+	if bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) {
+		record, err := attest.ParseRecorded(raw)
+		if err != nil {
+			return attest.Release{}, fmt.Errorf("%s: %w\nhint: gatewarden-fleet devices evidence DEVICE prints it", path, err)
+		}
+		raw = record.Evidence.EventLog.Bytes
+	}
 	log, err := attest.ParseEventLog(raw)
 	if err != nil {
 		return attest.Release{}, fmt.Errorf("%s: %w", path, err)
 	}
 	r, err := log.Release(product, version)
 	if err != nil {
-		return r, fmt.Errorf("%s: %w\nhint: gatewarden attest log %s shows it", path, err, path)
+		return r, fmt.Errorf("%s: %w\nhint: gatewarden attest log FILE shows an event log", path, err)
 	}
 	return r, nil
 }
