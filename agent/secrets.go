@@ -13,6 +13,7 @@ import (
 	"github.com/gatewarden/gatewarden/internal/helperwire"
 	"github.com/gatewarden/gatewarden/internal/tpmpolicy"
 	"github.com/gatewarden/gatewarden/internal/wire"
+	"github.com/gatewarden/gatewarden/tpm/seal"
 	"github.com/gatewarden/gatewarden/update"
 	"github.com/gatewarden/gatewarden/update/release"
 )
@@ -97,6 +98,7 @@ func (s secrets) SecretPut(ctx context.Context, name string, what local.Sealing)
 
 func (s secrets) SecretGet(ctx context.Context, name string) ([]byte, error) {
 	data, err := s.agent.secrets.Get(ctx, name)
+	err = whyShut(err, s.agent.ofBoot.Load())
 	if err != nil && s.agent.locked.Load() {
 		err = fmt.Errorf("%w; %w", errLocked, err)
 	}
@@ -104,6 +106,16 @@ func (s secrets) SecretGet(ctx context.Context, name string) ([]byte, error) {
 		s.agent.log.Warn("secret stays shut", "name", name, "error", err)
 	}
 	return data, err
+}
+
+// whyShut adds to a refusal for other PCRs how the fleet judged this boot, if it did:
+// it looked at the events behind them.
+func whyShut(err error, v *wire.Verdict) error {
+	var refused *seal.Refusal
+	if v == nil || len(v.Explanation) == 0 || !errors.As(err, &refused) || refused.Rule != "pcr" {
+		return err
+	}
+	return fmt.Errorf("%w; the fleet judged this boot %s", err, v.Explanation[0])
 }
 
 func (s secrets) SecretDigest(name string) ([]byte, error) {

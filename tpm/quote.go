@@ -2,7 +2,6 @@ package tpm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/google/go-tpm/tpm2"
@@ -18,67 +17,58 @@ func (t *TPM) Quote(ctx context.Context, ak *Key, qualifying []byte, pcrs []int)
 	}
 	// One bank, SHA-256, three bytes.
 	list := append([]byte{0, 0, 0, 1, 0, 0x0b, 3}, selection.PCRSelections[0].PCRSelect...)
-	return t.state(ctx, "quote PCRs", tpm2.TPMCCQuote, qualifying, list, ak)
+	return t.state(ctx, "quote PCRs", tpm2.TPMCCQuote, qualifying, list, 0, ak)
 }
 
 // Certify has the AK state that key is in the same chip, with its Name. Results:
 // TPMS_ATTEST and TPMT_SIGNATURE (TPM 2.0 Part 3, 18.2).
 func (t *TPM) Certify(ctx context.Context, ak, key *Key, qualifying []byte) (info, sig []byte, err error) {
-	if key == nil || key.t != t {
-		return nil, nil, errors.New("certify key: it belongs to another connection")
-	}
-	return t.state(ctx, "certify key", tpm2.TPMCCCertify, qualifying, nil, key, ak)
+	return t.state(ctx, "certify key", tpm2.TPMCCCertify, qualifying, nil, 0, key, ak)
 }
 
 // CertifyBy is Certify by an attestation key of somebody else at a persistent handle,
 // usable with an empty password: see package devid.
 func (t *TPM) CertifyBy(ctx context.Context, handle uint32, key *Key, qualifying []byte) (info, sig []byte, err error) {
-	var a, s []byte
-	if key == nil || key.t != t || len(qualifying) > maxQualifying {
-		return nil, nil, errors.New("certify key: it belongs to another connection, or there is too much qualifying data")
-	}
-	err = t.Do(ctx, "certify key", func(c *Chip) error {
-		own, err := key.use(c)
-		if err != nil {
-			return err
-		}
-		return c.Room(func() error { // chips load a copy of a persistent key
-			answer, err := direct(c, tpm2.TPMCCCertify, append(sized(qualifying), 0, 0x10), own, tpm2.NamedHandle{Handle: tpm2.TPMHandle(handle)})
-			if err == nil {
-				a, s, err = statement(answer)
-			}
-			return err
-		})
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	return a, s, nil
+	return t.state(ctx, "certify key", tpm2.TPMCCCertify, qualifying, nil, tpm2.TPMHandle(handle), key)
 }
 
-// state runs a command that states something; the last of keys is the AK, which signs it.
-func (t *TPM) state(ctx context.Context, what string, code tpm2.TPMCC, qualifying, more []byte, keys ...*Key) (attest, sig []byte, err error) {
-	if ak := keys[len(keys)-1]; ak == nil || ak.t != t || ak.role != AK {
-		return nil, nil, fmt.Errorf("%s: needs an attestation key of this connection", what)
+// state runs a command that states something, signed by the key at a persistent handle
+// or, where that is 0, by the last of keys, which is an AK.
+func (t *TPM) state(ctx context.Context, what string, code tpm2.TPMCC, qualifying, more []byte, signer tpm2.TPMHandle, keys ...*Key) (attest, sig []byte, err error) {
+	for _, key := range keys {
+		if key == nil || key.t != t {
+			return nil, nil, fmt.Errorf("%s: needs keys of this connection", what)
+		}
+	}
+	if signer == 0 && keys[len(keys)-1].role != AK {
+		return nil, nil, fmt.Errorf("%s: needs an attestation key to sign", what)
 	}
 	if len(qualifying) > maxQualifying {
 		return nil, nil, fmt.Errorf("%s: qualifying data of %d bytes, more than %d", what, len(qualifying), maxQualifying)
 	}
 	var a, s []byte
 	err = t.Do(ctx, what, func(c *Chip) error {
-		handles := make([]tpm2.NamedHandle, len(keys))
-		for i, key := range keys {
-			var err error
-			if handles[i], err = key.use(c); err != nil {
+		var handles []tpm2.NamedHandle
+		for _, key := range keys {
+			handle, err := key.use(c)
+			if err != nil {
 				return err
 			}
+			handles = append(handles, handle)
 		}
-		// Scheme TPM_ALG_NULL: the key's own.
-		answer, err := direct(c, code, append(append(sized(qualifying), 0, 0x10), more...), handles...)
-		if err == nil {
-			a, s, err = statement(answer)
+		run := func() error {
+			// Scheme TPM_ALG_NULL: the key's own.
+			answer, err := direct(c, code, append(append(sized(qualifying), 0, 0x10), more...), handles...)
+			if err == nil {
+				a, s, err = statement(answer)
+			}
+			return err
 		}
-		return err
+		if signer == 0 {
+			return run()
+		}
+		handles = append(handles, tpm2.NamedHandle{Handle: signer})
+		return c.Room(run) // chips load a copy of a persistent key
 	})
 	if err != nil {
 		return nil, nil, err

@@ -18,7 +18,7 @@ func looseJSON(data []byte, v any) error {
 
 func decodeRecord(data []byte, r *Record) error {
 	var read Record
-	err := strictjson.Unmarshal(data, &read)
+	err := strictjson.Inform(data, &read)
 	if err == nil {
 		err = read.check()
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -40,6 +41,24 @@ func TestRecordOfFormat1Loads(t *testing.T) {
 	b, _ := json.Marshal(got)
 	if !bytes.Equal(a, b) {
 		t.Errorf("something was lost:\n%s\n%s", a, b)
+	}
+}
+
+// TestRecordOfALaterReleaseKeepsWhatItBlocks: that failed on trial, and wrote more than
+// this one knows. Taken for damage, its outcome would be lost and it be tried again.
+func TestRecordOfALaterReleaseKeepsWhatItBlocks(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("testdata", "compat", "record-v1.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var now, later Record
+	more := bytes.ReplaceAll(data, []byte(`"trials"`), []byte(`"of_a_later_release":[{}],"trials"`))
+	more = bytes.Replace(more, []byte("{"), []byte(`{"of_a_later_release":1,`), 1)
+	if err := errors.Join(decodeRecord(data, &now), decodeRecord(more, &later)); err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Count(more, []byte("later_release")) < 2 || !reflect.DeepEqual(now, later) {
+		t.Errorf("read %+v of %s", later, more)
 	}
 }
 

@@ -37,4 +37,24 @@ func TestOutboxOfTheFirstFormatLoads(t *testing.T) {
 	}
 }
 
+// TestOutboxOfALaterReleaseIsSent: that was left again, and queued a kind of message and
+// a key that are not known here. Taken for damage, all that waits would be lost.
+func TestOutboxOfALaterReleaseIsSent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "outbox.db")
+	o := open(t, path, DefaultLimits())
+	put(t, o, wire.KindReceipt, 0)
+	later := seal([]byte(`{"kind":"dream","of_a_later_release":[1],"time":"2026-01-01T00:00:00Z","body":{"i":1}}`))
+	if err := o.do(&request{class: security, record: later}); err != nil {
+		t.Fatal(err)
+	}
+	o.Close()
+	o = open(t, path, DefaultLimits())
+	if got, want := content(t, o, security), `1<0:{"i":0} 2<1:{"i":1}`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if kind, _, _, err := o.next(security, 1); kind != "dream" || err != nil {
+		t.Errorf("it would be sent as %q, %v", kind, err)
+	}
+}
+
 var update = flag.Bool("update", false, "write files that golden tests compare with")

@@ -69,7 +69,7 @@ func loadStream(tx *bbolt.Tx, meta *bbolt.Bucket, c class) (stream, error) {
 	if err != nil {
 		return s, err
 	}
-	if err := strictjson.Unmarshal(data, &s); err != nil || bucket == nil || s.ID == "" {
+	if err := strictjson.Inform(data, &s); err != nil || bucket == nil || s.ID == "" {
 		return s, fmt.Errorf("%w: state of a stream is unreadable", errDamaged)
 	}
 	s.last, s.first = s.Last, s.Last+1

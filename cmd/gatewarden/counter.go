@@ -12,6 +12,7 @@ import (
 	"github.com/gatewarden/gatewarden/helper"
 	"github.com/gatewarden/gatewarden/internal/fsx"
 	"github.com/gatewarden/gatewarden/internal/p256key"
+	"github.com/gatewarden/gatewarden/internal/strictjson"
 	"github.com/gatewarden/gatewarden/tpm/core"
 	"github.com/gatewarden/gatewarden/tpm/counter"
 )
@@ -102,18 +103,21 @@ func pinned(c *core.Chip, r *counter.Record, key *ecdsa.PrivateKey, owner []byte
 	return counter.Pin(c, *r)
 }
 
-// load reads the file, or begins one. A damaged one is an error: a new counter
-// would begin at nothing.
+// load reads the file, or begins one. A damaged one is an error, and a key that is not
+// known is damage here: a new counter would begin at nothing.
 func (e *epochCounter) load() (counterFile, *ecdsa.PrivateKey, error) {
 	var file counterFile
-	err := e.fs.ReadJSON(e.path, maxCounterFile, &file)
+	data, err := e.fs.ReadFile(e.path, maxCounterFile)
+	if err == nil {
+		err = strictjson.Unmarshal(data, &file)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		if file, err = newCounterFile(); err == nil {
 			err = e.fs.WriteJSON(e.path, file, 0o600)
 		}
 	}
 	if err != nil {
-		return counterFile{}, nil, err
+		return counterFile{}, nil, fmt.Errorf("read %s: %w", e.path, err)
 	}
 	key, err := p256key.Parse(file.Key)
 	if err != nil || file.Version != 1 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"os"
@@ -46,6 +47,18 @@ func TestEpochCounterSurvivesRestartsAndPowerCuts(t *testing.T) {
 		if epoch, _, err := open(nil).Epoch(t.Context()); epoch != 2 || err != nil {
 			t.Errorf("raised to %d it shows %d, %v", to, epoch, err)
 		}
+	}
+	// A key that is not known is damage here: without "record" it would begin anew.
+	path := filepath.Join(state, "counter.json")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, bytes.Replace(whole, []byte(`"record"`), []byte(`"recorf"`), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if epoch, _, err := open(nil).Epoch(t.Context()); err == nil {
+		t.Errorf("a counter without its record shows epoch %d", epoch)
 	}
 	// Without its file it can't be believed, and a new one is not put in its place.
 	if err := os.Remove(filepath.Join(state, "counter.json")); err != nil {

@@ -80,13 +80,13 @@ func (f *FS) WriteJSON(path string, v any, perm os.FileMode) error {
 	return f.WriteFile(path, append(data, '\n'), perm)
 }
 
-// ReadJSON reads what WriteJSON wrote, strictly. v is unchanged on error.
+// ReadJSON reads what WriteJSON wrote, in a later release too (docs/adr/034). v is unchanged on error.
 func (f *FS) ReadJSON(path string, limit int64, v any) error {
 	data, err := f.ReadFile(path, limit)
 	if err != nil {
 		return err
 	}
-	if err := strictjson.Unmarshal(data, v); err != nil {
+	if err := strictjson.Inform(data, v); err != nil {
 		return fmt.Errorf("decode %s: %w: %w", path, err, ErrDamaged)
 	}
 	return nil

@@ -226,18 +226,24 @@ func TestDamagedJSONIsSaidToBeDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole, _ := os.ReadFile(path)
-	got := state{}
-	if err := f.ReadJSON(path, 100, &got); err != nil || got.N != 7 {
-		t.Fatalf("read back %+v, %v", got, err)
+	later := bytes.Replace(whole, []byte("{"), []byte(`{"of_a_later_release":[{"a":1}],`), 1)
+	for name, data := range map[string][]byte{"as written": whole, "of a later release": later} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got := state{}
+		if err := f.ReadJSON(path, 100, &got); err != nil || got.N != 7 {
+			t.Fatalf("%s: %+v, %v", name, got, err)
+		}
 	}
 	for name, data := range map[string][]byte{
 		"empty": {}, "truncated": whole[:len(whole)/2], "zeroed": make([]byte, len(whole)),
-		"twice": append(bytes.Clone(whole), whole...), "unknown key": []byte(`{"m":7}`),
+		"twice": append(bytes.Clone(whole), whole...), "key in other letters": []byte(`{"N":7}`),
 	} {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		got = state{N: 3}
+		got := state{N: 3}
 		if err := f.ReadJSON(path, 100, &got); !errors.Is(err, ErrDamaged) || got.N != 3 {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}

@@ -144,6 +144,23 @@ func TestDamagedLedgerFailsClosed(t *testing.T) {
 	}
 }
 
+// TestLedgerOfALaterReleaseIsRead: that was left again, and wrote more in each line.
+// A device that took it for damage would obey nobody until a person comes.
+func TestLedgerOfALaterReleaseIsRead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger")
+	must(t, reopen(t, path).Begin(entry("one")))
+	data, err := os.ReadFile(path)
+	must(t, err)
+	_, body, _ := bytes.Cut(bytes.TrimSuffix(data[len(header):], []byte("\n")), []byte(" "))
+	more := bytes.Replace(body, []byte("{"), []byte(`{"of_a_later_release":{"a":1},`), 1)
+	must(t, os.WriteFile(path, []byte(header+checksum(more)+" "+string(more)+"\n"), 0o600))
+	l := reopen(t, path)
+	if err := l.Begin(entry("one")); !errors.Is(err, ErrSeen) {
+		t.Errorf("one was forgotten: %v", err)
+	}
+	must(t, l.Begin(entry("two")))
+}
+
 func TestFullDiskRunsNothing(t *testing.T) {
 	for _, op := range []string{fsx.OpCreate, fsx.OpWrite, fsx.OpSync} {
 		path := filepath.Join(t.TempDir(), "ledger")

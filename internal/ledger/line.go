@@ -34,7 +34,7 @@ func decode(line []byte) (Entry, error) {
 		return Entry{}, errors.New("checksum does not fit")
 	}
 	var e Entry
-	if err := strictjson.Unmarshal(data, &e); err != nil {
+	if err := strictjson.Inform(data, &e); err != nil {
 		return Entry{}, err
 	}
 	if e.ID == "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -118,7 +119,7 @@ func TestASilentChipEndsWithTheContext(t *testing.T) {
 	}
 }
 
-// TestFailedUnsealsLeaveNothingAndCountNothing: no session, no object, no lockout.
+// TestFailedUnsealsLeaveNothingAndCountNothing: no session, no object, no memory, no lockout.
 func TestFailedUnsealsLeaveNothingAndCountNothing(t *testing.T) {
 	good := release("1")
 	g := newGateway(t, good)
@@ -128,17 +129,33 @@ func TestFailedUnsealsLeaveNothingAndCountNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	blob, signed := g.seal(g.policy(1)), approve(t, g.key, ref(1), good)
-	for range times(1000) {
+	var heap int64
+	for i := range times(1000) {
+		if i == times(1000)/10 {
+			heap = inUse()
+		}
+		g.faults.Reset() // it remembers every command
 		if _, err := g.try(blob, attack{signed: signed, ref: digest[:], value: &now}); err == nil {
 			t.Fatal("it opened")
 		}
 		g.shut(blob, nil, "unsigned")
+	}
+	if grown := inUse() - heap; grown > 256<<10 {
+		t.Errorf("%d bytes more than after a tenth of them", grown)
 	}
 	info, err := g.chip.Info(t.Context())
 	if err != nil || info.LockoutCounter != 0 {
 		t.Errorf("lockout counter %d, %v", info.LockoutCounter, err)
 	}
 	g.opens(blob, g.approve(1, good))
+}
+
+// inUse is the memory that is still needed.
+func inUse() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
 }
 
 // TestKeysAndSecretsShareTheChip: three objects is all that it holds.

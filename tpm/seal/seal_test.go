@@ -331,13 +331,13 @@ func (g *gateway) boot1(t *testing.T) []byte {
 	return g.seal(g.policy(1))
 }
 
-// TestOwnerPasswordIsNamedOrNotNeeded: with the standard persistent storage key it is
-// not needed; without one the refusal says what stands in the way.
-func TestOwnerPasswordIsNamedOrNotNeeded(t *testing.T) {
-	for _, persistent := range []bool{true, false} {
+// TestOwnerPasswordIsUsedNamedOrNotNeeded: with the standard persistent storage key it is
+// not needed; without one it is used, and without it the refusal says what stands in the way.
+func TestOwnerPasswordIsUsedNamedOrNotNeeded(t *testing.T) {
+	for name, auth := range map[string]tpm.Auth{"persistent key": {}, "given": {Owner: []byte("owner")}, "missing": {}} {
 		g := newGateway(t, release("1"))
 		g.do(func(c *tpm.Chip) error {
-			if persistent {
+			if name == "persistent key" {
 				primary, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHOwner, InPublic: tpm2.New2B(tpm2.ECCSRKTemplate)}.Execute(c)
 				if err != nil {
 					return err
@@ -357,15 +357,20 @@ func TestOwnerPasswordIsNamedOrNotNeeded(t *testing.T) {
 			}.Execute(c)
 			return err
 		})
+		g.auth = auth
 		g.reconnect() // this connection knows the storage key
 		blob, err := seal.Seal(context.Background(), g.chip, []byte("the secret"), g.policy(1))
 		switch {
-		case persistent && err == nil:
+		case name == "missing":
+			if !errors.Is(err, tpm.ErrPolicy) || !strings.Contains(err.Error(), "password") {
+				t.Errorf("owner password set: %v", err)
+			}
+		case err != nil:
+			t.Errorf("%s: %v", name, err)
+		default:
 			g.opens(blob, g.approve(1, release("1")))
-		case persistent:
-			t.Error(err)
-		case !errors.Is(err, tpm.ErrPolicy) || !strings.Contains(err.Error(), "password"):
-			t.Errorf("owner password set: %v", err)
+			g.boot(release("1"))
+			g.opens(blob, g.approve(1, release("1")))
 		}
 	}
 }

@@ -69,6 +69,7 @@ type gateway struct {
 	key        crypto.Signer
 	counterKey *ecdsa.PrivateKey
 	record     counter.Record
+	auth       tpm.Auth
 }
 
 func newGateway(t testing.TB, b boot) *gateway {
@@ -127,7 +128,7 @@ func (g *gateway) connect() {
 		g.t.Fatal(err)
 	}
 	g.faults = tpmtest.NewFaults(transport.FromReadWriteCloser(conn))
-	g.chip = tpm.New(g.faults)
+	g.chip = tpm.New(g.faults, tpm.WithAuth(g.auth))
 	chip := g.chip
 	g.t.Cleanup(func() { _ = chip.Close() })
 }

@@ -47,7 +47,7 @@ func TestDamagedChoiceIsNotGuessed(t *testing.T) {
 		"tries of none": `{"v":1,"default":"a","try":"","tries":1}`,
 		"negative":      `{"v":1,"default":"a","try":"b","tries":-1}`,
 		"key twice":     `{"v":1,"default":"a","default":"b","try":"","tries":0}`,
-		"unknown key":   `{"v":1,"default":"a","try":"","tries":0,"init":"/bin/sh"}`,
+		"other letters": `{"v":1,"default":"a","Default":"b","try":"","tries":0}`,
 		"too long":      `{"v":1,"default":"a","try":"","tries":0}` + strings.Repeat(" ", 1<<20),
 	} {
 		t.Run(name, func(t *testing.T) {
