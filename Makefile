@@ -14,6 +14,9 @@ STATICCHECK = go tool -modfile=tools/go.mod staticcheck
 DEVICE   = $(shell cat cmd/gatewarden/build.flags)
 ARGS    ?=
 
+# Recorded event logs of real machines, where they are at hand: many tests read them.
+export GATEWARDEN_CORPUS ?= $(wildcard $(abspath ../shared/corpus))
+
 # Names the packages that a target runs on: make test PKG=./attest/...
 PKG     ?= ./...
 

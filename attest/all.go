@@ -8,6 +8,7 @@ const (
 	ruleCommandLine     = "command-line"
 	ruleBootApplication = "boot-application"
 	ruleUKISections     = "uki-sections"
+	ruleGRUB            = "grub"
 	ruleExtensions      = "extensions"
 	ruleClock           = "clock"
 	ruleIMA             = "ima"
@@ -32,6 +33,7 @@ func allRules() []rule {
 		{ruleBootApplication, Distrust, "every started image is part of the release", checkBootApplication},
 		{ruleBootPhases, Distrust, "PCR 11 is the log's value, followed by known boot phases and nothing else", checkBootPhases},
 		{ruleUKISections, Distrust, "the sections of the UKI are exactly those of the release", checkSections},
+		{ruleGRUB, Distrust, "every command that GRUB ran and every file that it read is listed by the release, where it lists any", checkGRUB},
 		{ruleExtensions, Distrust, "no system extension was measured", checkExtensions},
 		{ruleClock, Distrust, "the TPM's counts and clock did not go back since the last quote", checkClock},
 		{ruleIMA, Distrust, "the IMA list replays to PCR 10 and is of this boot; where the policy lists no files, a machine need not have one", checkIMA},

@@ -84,7 +84,7 @@ func (r Release) Boot() (b Boot, ok bool) {
 			b.Sections = append(b.Sections, Section{Name: name, Digest: digest})
 		}
 	}
-	return b, len(b.Sections) == len(r.UKISections)
+	return b, len(b.Sections) > 0 && len(b.Sections) == len(r.UKISections)
 }
 
 // CutAtFirstBootApplication returns the beginning of raw, an event log, up to the

@@ -11,8 +11,12 @@ func (p *Policy) Describe(now time.Time) []string {
 	lines := []string{fmt.Sprintf("attestation policy of the fleet %s, issued %s", p.Fleet, p.Issued.UTC().Format(time.RFC3339))}
 	for i := range p.Releases {
 		r := &p.Releases[i]
-		lines = append(lines, fmt.Sprintf("good: release %s: %d boot applications, %d UKI sections, command line %s",
-			r.full(), len(r.BootApplications), len(r.UKISections), quoteAll(r.CommandLines)))
+		grub := ""
+		if r.GRUB != nil {
+			grub = fmt.Sprintf("%d commands and %d files of GRUB, ", len(r.GRUB.Commands), len(r.GRUB.Files))
+		}
+		lines = append(lines, fmt.Sprintf("good: release %s: %d boot applications, %d UKI sections, %scommand line %s",
+			r.full(), len(r.BootApplications), len(r.UKISections), grub, quoteAll(r.CommandLines)))
 	}
 	for _, f := range p.Firmware {
 		lines = append(lines, fmt.Sprintf("good: firmware %s of the model %s: %d measurements", f.Name, f.Model, len(f.Measurements)))

@@ -23,6 +23,7 @@ func Diff(before, after *Facts) []string {
 		{[]int{4}, diffApplications},
 		{[]int{8, 12}, diffCommandLine},
 		{[]int{11}, diffSections},
+		{[]int{8, 9}, diffGRUB},
 		{[]int{14}, diffMOK},
 		{[]int{5}, diffDisks},
 	}

@@ -94,18 +94,12 @@ func grubPrefixes() map[string]bool {
 // grub reads PCR 8: what GRUB ran, without a terminating zero, and the command line
 // that systemd-boot before 251 measured there.
 func (x *extractor) grub(e *LogEvent) {
-	data := bytes.TrimRight(e.Data, "\x00")
-	for prefix, kernel := range grubPrefixes() {
-		text, ok := bytes.CutPrefix(data, []byte(prefix))
-		if !ok || !e.covers(text) && !e.covers(append(bytes.Clone(text), 0)) { // older builds extend the zero too
-			continue
-		}
-		command := strings.ToValidUTF8(string(text), "?")
-		if kernel {
-			x.facts.CommandLines = append(x.facts.CommandLines, CommandLine{PCR: e.PCR, Event: e.Index, Digest: e.Digest, Text: command})
-		} else {
-			x.facts.GRUB = append(x.facts.GRUB, command)
-		}
+	switch text, kernel, ok := grubText(e); {
+	case ok && kernel:
+		x.facts.CommandLines = append(x.facts.CommandLines, CommandLine{PCR: e.PCR, Event: e.Index, Digest: e.Digest, Text: text})
+		return
+	case ok:
+		x.facts.GRUB = append(x.facts.GRUB, text)
 		return
 	}
 	if text, ok := utf16Text(e.Data); ok && e.covers(utf16Bytes(text)) {
@@ -115,10 +109,24 @@ func (x *extractor) grub(e *LogEvent) {
 	x.unread(e, ipl(e))
 }
 
+// grubText is what GRUB ran, or the kernel's command line. ok is false if the event
+// does not hold what was measured.
+func grubText(e *LogEvent) (text string, kernel, ok bool) {
+	data := string(bytes.TrimRight(e.Data, "\x00"))
+	for prefix, kernel := range grubPrefixes() {
+		text, found := strings.CutPrefix(data, prefix)
+		if digests := grubDigests(text); found && slices.Contains(digests[:], e.Digest) {
+			return strings.ToValidUTF8(text, "?"), kernel, true
+		}
+	}
+	return "", false, false
+}
+
 // ipl is the text of an EV_IPL event: ASCII or UTF-16, whatever it is.
 func ipl(e *LogEvent) string {
 	ascii := string(bytes.TrimRight(e.Data, "\x00"))
-	if text, ok := utf16Text(e.Data); ok && len(e.Data) >= 4 && !isPrintable(ascii) {
+	// Commands of GRUB have line feeds; by its first letter it is ASCII all the same.
+	if text, ok := utf16Text(e.Data); ok && len(e.Data) >= 4 && !isPrintable(ascii[:min(2, len(ascii))]) {
 		return text
 	}
 	return strings.ToValidUTF8(ascii, "?")

@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-tpm/tpm2"
@@ -24,6 +25,29 @@ func seed(f *testing.F) {
 	for _, entry := range manifest(f, dir) {
 		if entry.Expect != nil {
 			f.Add(corpusLog(f, dir, entry.Path))
+		}
+	}
+}
+
+// seedEvents adds a part of each event of the recorded logs.
+func seedEvents(f *testing.F, part func(*LogEvent) []byte) {
+	add := func(raw []byte) {
+		log, err := ParseEventLog(raw)
+		if err != nil {
+			return
+		}
+		for i := range log.Events {
+			if data := part(&log.Events[i]); data != nil {
+				f.Add(data)
+			}
+		}
+	}
+	add(readFile(f, bootData, "ovmf-uki.eventlog"))
+	if dir := os.Getenv("GATEWARDEN_CORPUS"); dir != "" {
+		for _, entry := range manifest(f, dir) {
+			if entry.Expect != nil {
+				add(corpusLog(f, dir, entry.Path))
+			}
 		}
 	}
 }
@@ -89,6 +113,13 @@ func FuzzSignatureLists(f *testing.F) {
 	binary.LittleEndian.PutUint32(list[24:], 48)
 	f.Add(list)
 	f.Add(append(bytes.Clone(list), list...))
+	seedEvents(f, func(e *LogEvent) []byte {
+		if e.Type != evVariableDriver {
+			return nil
+		}
+		_, contents, _ := parseVariable(e, e.Data)
+		return contents
+	})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		total := 0
 		if err := walkSignatures(data, func(_ string, s []byte) { total += len(s) + 16 }); err == nil && total > len(data) {
@@ -97,14 +128,36 @@ func FuzzSignatureLists(f *testing.F) {
 	})
 }
 
-// Property: the text of a device path is fit to be shown.
+// Property: a device path is named, shortly and as a whole, as it is when it is cut out
+// of what is around it; and no path is told in more than it takes.
 func FuzzDevicePath(f *testing.F) {
 	f.Add(imageLoad(fileNode(`\EFI\Linux\gw-a.efi`)))
+	seedEvents(f, func(e *LogEvent) []byte {
+		if !e.startsImage() {
+			return nil
+		}
+		return e.Data
+	})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if text := clean(imagePath(data)); len(text) > 4*maxText+4 {
-			t.Fatalf("text of %d bytes", len(text))
+		path, ok := loadedFrom(data)
+		if !ok {
+			if imagePath(data) != unreadable {
+				t.Fatalf("%q of no path", imagePath(data))
+			}
+			return
+		}
+		if alone := imageLoadOf(path); imagePath(alone) != imagePath(data) {
+			t.Fatalf("%q, alone %q", imagePath(data), imagePath(alone))
+		}
+		if text := devicePath(path); len(text) > 16*len(path)+len(unreadable) {
+			t.Fatalf("%d bytes told as %q", len(path), text)
 		}
 	})
+}
+
+// imageLoadOf is an event about a device path and nothing else.
+func imageLoadOf(path []byte) []byte {
+	return append(binary.LittleEndian.AppendUint64(make([]byte, 24), uint64(len(path))), path...)
 }
 
 // Property: a list that is replayed in two parts, with the state in between encoded
@@ -202,7 +255,8 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// Property: a public area or quote that parses is the only one with that meaning.
+// Property: a quote that parses is the one encoding of what go-tpm reads in it, and a
+// public area that parses has a key.
 func FuzzTPMStructures(f *testing.F) {
 	l := newLab(f)
 	ev := l.evidence()
@@ -215,8 +269,12 @@ func FuzzTPMStructures(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := parseQuote(append(bytes.Clone(quote), 0)); err == nil {
-			t.Fatal("a byte behind the quote is accepted")
+		theirs, err := tpm2.Unmarshal[tpm2.TPMSAttest](quote)
+		if err != nil {
+			t.Fatalf("go-tpm can't read it: %v", err)
+		}
+		if again := tpm2.Marshal(*theirs); !bytes.Equal(again, quote) {
+			t.Fatalf("%x is encoded %x", quote, again)
 		}
 		if q.coversSelection() && len(q.selection) != 1 {
 			t.Fatal("covers more than one bank")
@@ -295,6 +353,8 @@ func FuzzPolicy(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(data)
+	f.Add([]byte(`{"v":1,"issued":"2026-11-23T12:00:00Z","fleet":"meadow","releases":[{"product":"gw","version":"1","boot_applications":["` + strings.Repeat("1", 64) +
+		`"],"command_lines":["/vmlinuz"],"grub":{"commands":["boot"],"files":[{"name":"/vmlinuz","digest":"` + strings.Repeat("2", 64) + `"}]}}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := ParsePolicy(data)
 		if err != nil {

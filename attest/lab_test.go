@@ -69,21 +69,6 @@ func (l *lab) facts(raw []byte) *Facts {
 	return &f
 }
 
-// release makes reference values of a boot.
-func (f *Facts) release(product, version string) Release {
-	r := Release{Product: product, Version: version, UKISections: make(map[string]Digest)}
-	for _, app := range f.Applications {
-		r.BootApplications = append(r.BootApplications, app.Digest)
-	}
-	for _, line := range f.CommandLines {
-		r.CommandLines = append(r.CommandLines, line.Text)
-	}
-	for _, s := range f.Sections {
-		r.UKISections[s.Name] = s.Digest
-	}
-	return r
-}
-
 // akPublic is the TPMT_PUBLIC of a restricted P-256 signing key.
 func akPublic(key *ecdsa.PrivateKey) []byte {
 	x, y := coordinates(key)

@@ -36,11 +36,12 @@ func (p *Policy) ID() string { return fmt.Sprintf("sha256:%x", p.digest) }
 type Release struct {
 	Product          string            `json:"product"`
 	Version          string            `json:"version"`
-	For              string            `json:"for,omitempty"`     // the slot, "a" or "b", that boots so; absent: both
-	BootApplications []Digest          `json:"boot_applications"` // Authenticode SHA-256 of boot loader, UKI and the kernel in it: PCR 4
-	CommandLines     []string          `json:"command_lines"`     // whole kernel command lines: PCR 12
-	UKISections      map[string]Digest `json:"uki_sections"`      // section name, such as ".linux", to SHA-256 of its contents: PCR 11
-	Phases           [][]string        `json:"phases,omitempty"`  // boot-phase paths; a boot is somewhere on one. Default: all words, with and without those of an initrd
+	For              string            `json:"for,omitempty"`          // the slot, "a" or "b", that boots so; absent: both
+	BootApplications []Digest          `json:"boot_applications"`      // Authenticode SHA-256 of boot loader, UKI and the kernel in it: PCR 4
+	CommandLines     []string          `json:"command_lines"`          // whole kernel command lines: PCR 12, or 8 (GRUB)
+	UKISections      map[string]Digest `json:"uki_sections,omitempty"` // section name, such as ".linux", to SHA-256 of its contents: PCR 11
+	GRUB             *GRUBReference    `json:"grub,omitempty"`         // what GRUB may run and read; needed where there is no UKI
+	Phases           [][]string        `json:"phases,omitempty"`       // boot-phase paths; a boot is somewhere on one. Default: all words, with and without those of an initrd
 }
 
 // Name is how operators know a release.
@@ -86,7 +87,9 @@ type Exception struct {
 type release struct {
 	*Release
 	applications map[Digest]bool
-	commandLines map[Digest]string // by CommandLineDigest
+	commandLines map[Digest]string // by each digest by which a loader or kernel measures it
+	commands     map[Digest]bool   // of GRUB
+	files        map[Digest]bool   // of GRUB
 	phases       [][]string
 }
 
@@ -190,8 +193,8 @@ func compileRelease(r *Release) (release, error) {
 	if r.For != "" && r.For != "a" && r.For != "b" {
 		return c, fmt.Errorf("for is %.70q, it must be a, b or absent", r.For)
 	}
-	if len(r.BootApplications) == 0 || len(r.CommandLines) == 0 || len(r.UKISections) == 0 {
-		return c, fmt.Errorf("boot_applications, command_lines and uki_sections must not be empty")
+	if len(r.BootApplications) == 0 || len(r.CommandLines) == 0 || len(r.UKISections) == 0 && r.GRUB == nil {
+		return c, fmt.Errorf("boot_applications, command_lines and one of uki_sections and grub must not be empty")
 	}
 	for _, d := range r.BootApplications {
 		if d.IsZero() {
@@ -201,6 +204,12 @@ func compileRelease(r *Release) (release, error) {
 	}
 	for _, line := range r.CommandLines {
 		c.commandLines[CommandLineDigest(line)] = line
+		for _, digest := range grubDigests(line) {
+			c.commandLines[digest] = line
+		}
+	}
+	if err := c.compileGRUB(); err != nil {
+		return c, err
 	}
 	for name, d := range r.UKISections {
 		if !slices.Contains(sectionOrder(), name) {

@@ -2,7 +2,6 @@ package attest
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -25,6 +24,11 @@ func (a *appraisal) findRelease() *release {
 				score += 100
 			}
 		}
+		for _, f := range a.facts.Files {
+			if r.files[f.Digest] {
+				score += 100
+			}
+		}
 		for _, line := range a.facts.CommandLines {
 			if r.knows(line) {
 				score++
@@ -37,11 +41,8 @@ func (a *appraisal) findRelease() *release {
 	return best
 }
 
-// knows reports whether the release lists that command line. GRUB measures ASCII.
+// knows reports whether the release lists that command line.
 func (r *release) knows(line CommandLine) bool {
-	if line.PCR == 8 {
-		return slices.Contains(r.CommandLines, line.Text)
-	}
 	_, ok := r.commandLines[line.Digest]
 	return ok
 }
@@ -100,7 +101,7 @@ func checkCommandLine(a *appraisal) (bool, string) {
 	case a.release == nil:
 		return false, "kernel command line: the policy has no release"
 	case len(a.facts.CommandLines) == 0:
-		return false, "kernel command line: none was measured into PCR 12"
+		return false, "kernel command line: none was measured into PCR 12 or, by GRUB, 8"
 	}
 	for _, line := range a.facts.CommandLines {
 		if !a.release.knows(line) {
@@ -167,6 +168,9 @@ func checkSections(a *appraisal) (bool, string) {
 	}
 	if m := firstUnread(a.facts.Unread, 11); m != nil {
 		return false, fmt.Sprintf("PCR 11 has an event that is no UKI section: event %d (%s)%s", m.Event, m.Type, describedAs(m.Text))
+	}
+	if len(seen) == 0 {
+		return true, fmt.Sprintf("no UKI section was measured, and %s has none", a.release.full())
 	}
 	return true, fmt.Sprintf("UKI sections are those of %s", a.release.full())
 }

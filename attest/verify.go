@@ -80,7 +80,7 @@ func checkExpect(e *Expect) error {
 	case e.Policy.IMA != nil && e.Policy.files == nil:
 		return errors.New("the policy's lists of files were not read: Policy.ReadLists comes first")
 	case e.Policy.Fleet != e.Fleet:
-		return fmt.Errorf("policy is for fleet %q", e.Policy.Fleet)
+		return fmt.Errorf("policy is for the fleet %q, the evidence is of %q", e.Policy.Fleet, e.Fleet)
 	case e.Now.IsZero():
 		return errors.New("time is missing")
 	}
@@ -216,7 +216,7 @@ func (a *appraisal) matchReferences() {
 	if a.release == nil {
 		return
 	}
-	for _, check := range []func(*appraisal) (bool, string){checkBootApplication, checkCommandLine, checkSections} {
+	for _, check := range []func(*appraisal) (bool, string){checkBootApplication, checkCommandLine, checkSections, checkGRUB} {
 		if ok, _ := check(a); !ok {
 			return
 		}
@@ -231,7 +231,7 @@ func (a *appraisal) nameCommandLines() {
 	for i := range a.facts.CommandLines {
 		line := &a.facts.CommandLines[i]
 		for j := range a.expect.Policy.releases {
-			if text, ok := a.expect.Policy.releases[j].commandLines[line.Digest]; ok && line.PCR == 12 {
+			if text, ok := a.expect.Policy.releases[j].commandLines[line.Digest]; ok {
 				line.Text, line.Described = text, ""
 			}
 		}

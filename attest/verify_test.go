@@ -117,17 +117,20 @@ func TestFlippingAnyBitIsNoticed(t *testing.T) {
 	l := newLab(t)
 	ev := l.evidence()
 	parts := map[string][]byte{"quote": ev.Quote, "signature": ev.Signature, "claims": ev.Claims, "event log": ev.EventLog.Bytes}
+	expect := l.expect
+	expect.Policy = l.parsed()
 	for name, part := range parts {
 		step := 1
-		if len(part) > 1024 && testing.Short() {
-			step = 7
+		if name == "event log" {
+			step = 9 // a bit of nearly every byte: it is one hash that fails
 		}
-		for i := 0; i < len(part); i += step {
-			part[i] ^= 1 << (i % 8)
-			if _, err := l.judge(ev); err == nil {
-				t.Errorf("%s: byte %d changed, accepted", name, i)
+		for i := 0; i < 8*len(part); i += step {
+			bit := byte(1) << (i % 8)
+			part[i/8] ^= bit
+			if _, err := Verify(ev, expect); err == nil {
+				t.Errorf("%s: bit %d changed, accepted", name, i)
 			}
-			part[i] ^= 1 << (i % 8)
+			part[i/8] ^= bit
 		}
 	}
 	for _, pcr := range Selection() {

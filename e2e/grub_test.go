@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,9 +50,9 @@ func (w *world) policyOfThisBoot() string {
 	w.Helper()
 	log, policy := filepath.Join(w.dir, "eventlog"), filepath.Join(w.dir, "policy.json")
 	w.check(os.WriteFile(log, w.vm.Get("/sys/kernel/security/tpm0/binary_bios_measurements"), 0o600))
-	document, err := exec.Command("python3", "../docs/examples/policy-from-eventlog.py", "--fleet", fleetID, "--product", image.Product, "--version", "1.0.0", log).Output()
+	document, err := w.tryOperate("policy", "learn", log, "--fleet", fleetID, "--product", image.Product, "--version", "1.0.0")
 	w.check(err)
-	w.check(os.WriteFile(policy, document, 0o600))
+	w.check(os.WriteFile(policy, []byte(document), 0o600))
 	return policy
 }
 

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet"
+	"github.com/gatewarden/gatewarden/internal/cli"
 )
 
 // maxInput is the most that is read of a file, in bytes; what it holds has limits
@@ -17,9 +19,9 @@ import (
 const maxInput = 16 << 20
 
 func policyVerb(o *options) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "read and try attestation policies", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "policy", Short: "make, read and try attestation policies", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(policyCheck(o), policyExplain(o), policyTest(o))
+	cmd.AddCommand(policyCheck(o), policyExplain(o), policyTest(o), policyLearn(o))
 	return cmd
 }
 
@@ -111,11 +113,16 @@ func policyTest(o *options) *cobra.Command {
 gatewarden-fleet devices evidence DEVICE prints. Without --ima there it holds no IMA
 list, and the rules about files are not tried.
 
-With --want, exit code 1 says that some gateway would get another grade.`,
+Exit codes: 0 judged, and with --want of that grade; 1 the evidence can't be read or
+proves nothing, or some gateway would get another grade than --want; 2 wrong command
+line.`,
 		Example: `  gatewarden-fleet devices evidence gw-g275dqr2f7j5lx2n > evidence.json
   gatewarden-fleet policy test next.json evidence.json --want trusted`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if !slices.Contains([]attest.Grade{"", attest.Trusted, attest.Degraded, attest.Untrusted}, attest.Grade(want)) {
+				return cli.NewUsageError(fmt.Errorf("--want is %q, not trusted, degraded or untrusted", want))
+			}
 			p, err := fleet.ReadPolicy(args[0])
 			if err != nil {
 				return err

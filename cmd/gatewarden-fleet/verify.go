@@ -43,8 +43,8 @@ of go-tpm-tools (gotpm attest, in its binary form).
 A file can't say that it is fresh, nor whose key it is signed by: notes tell what
 nothing here vouches for.
 
-Exit codes: 0 trusted, 1 the evidence can't be read or proves nothing, 3 degraded,
-4 untrusted.`,
+Exit codes: 0 trusted, 1 the evidence can't be read or proves nothing, 2 wrong
+command line, 3 degraded, 4 untrusted.`,
 		Example: "  gatewarden-fleet verify evidence.json --policy policy.json\n" +
 			"  gatewarden-fleet verify attestation.pb --policy policy.json --nonce 9009",
 		Args: cobra.ExactArgs(1),

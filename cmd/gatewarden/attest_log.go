@@ -87,6 +87,9 @@ func readBootLog(path, pcrs string) (*logView, error) {
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("read event log: %w\nhint: only root may read it", err)
 	}
+	if err != nil && path != bootLog {
+		return nil, fmt.Errorf("read event log: %w", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read event log: %w\nhint: a machine without TPM, or whose firmware hands over no log, has none", err)
 	}

@@ -25,7 +25,7 @@ const (
 
 // The rules of attest that a claim rests on, by the name that policies know.
 func executableRules() []string {
-	return []string{"event-log", "boot-application", "boot-phases", "uki-sections", "extensions", "ima", "ima-files", "ima-signatures", "ima-violations", "clock"}
+	return []string{"event-log", "boot-application", "boot-phases", "uki-sections", "grub", "extensions", "ima", "ima-files", "ima-signatures", "ima-violations", "clock"}
 }
 
 // vectorOf says of each trustworthiness claim what the rules found. The tier of a

@@ -131,6 +131,48 @@ func compare(t *testing.T, facts *attest.Facts, state *pb.MachineState) {
 	}
 }
 
+// A real machine that GRUB's command linux started is good by the reference values of
+// its log, and a policy that has another file there names it.
+func TestRealBootByGRUBIsJudgedByItsCommandsAndFiles(t *testing.T) {
+	f, err := gotpm.Parse(theirs(t, "gce-cos-85-nonce9009.pb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := attest.ParseEventLog(f.EventLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := log.Release("cos", "85")
+	if err != nil {
+		t.Fatal(err)
+	}
+	judge := func() *attest.Result {
+		t.Helper()
+		raw, err := json.Marshal(attest.Policy{Version: 1, Issued: time.Now().UTC(), Fleet: "lab", Releases: []attest.Release{release}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := attest.ParsePolicy(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := attest.VerifyForeign(f, nonce9009, attest.Expect{Policy: p, Now: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := judge(); r.Grade() != attest.Degraded || r.Facts().Release != "cos 85" { // its firmware is not approved
+		t.Errorf("%s: %s", r.Grade(), strings.Join(r.Explanation(), "\n"))
+	}
+	file := &release.GRUB.Files[len(release.GRUB.Files)-1]
+	file.Digest = attest.Digest{1}
+	if r := judge(); r.Grade() != attest.Untrusted || !strings.Contains(r.Explanation()[0], "(described as "+file.Name+"), PCR 9, event ") ||
+		!strings.HasPrefix(r.Explanation()[0], "untrusted: file ") {
+		t.Errorf("%s: %s", r.Grade(), r.Explanation()[0])
+	}
+}
+
 func TestForeignEvidenceIsRefusedForWhatItDoesNotProve(t *testing.T) {
 	raw := theirs(t, "gce-cos-85-nonce9009.pb")
 	judge := func(nonce []byte, change func(*attest.Foreign)) string {
