@@ -30,7 +30,7 @@ type Config struct {
 
 // stepLimit is what one step may take before it counts as failed: several times
 // what the slowest takes on two idle cores.
-const stepLimit = 90 * time.Second
+const stepLimit = 4 * time.Minute
 
 // step is one line of the demo. run returns the sentences to print below it.
 type step struct {
