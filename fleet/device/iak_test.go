@@ -76,3 +76,32 @@ func TestMachineVouchesForTheKeyThatItCertifiedAlone(t *testing.T) {
 		}
 	}
 }
+
+// TestAllowListLetsInTheMachineThatItNamesOnce, and not without its maker's word.
+func TestAllowListLetsInTheMachineThatItNamesOnce(t *testing.T) {
+	t.Parallel()
+	maker := tpmtest.NewMaker(t)
+	makers := x509.NewCertPool()
+	makers.AppendCertsFromPEM(maker.PEM())
+	w := newWorld(t, func(c *device.Config) { c.EKRoots = makers })
+	_, power := tpmtest.Start(t)
+	certificate := maker.IAK(t, power, 1, 2, 3)
+	leaf, err := x509.ParseCertificate(certificate)
+	w.must(err)
+	b := w.boxOn(power)
+	w.must(w.store.AddAllowed(t.Context(), registry.Allowed{Kind: registry.AllowIAK, Value: spkiOf(t, leaf.PublicKey), By: "olga", Created: w.now()}))
+	silent := b.ticket()
+	b.attest(silent.call, spkiOf(t, silent.key.Public()))
+	if a := w.do(silent.simpleEnroll()); a.status != http.StatusAccepted {
+		t.Errorf("without the maker's word: %d %s", a.status, a.body)
+	}
+	b.iak = certificate
+	b.newAK()
+	b.comesIn()
+	if d, err := w.store.Device(t.Context(), b.id); err != nil || d.ApprovedBy != "olga" {
+		t.Errorf("device %+v, %v", d, err)
+	}
+	if e, err := w.store.Allowed(t.Context(), registry.AllowIAK, spkiOf(t, leaf.PublicKey)); err != nil || e.Device != b.id {
+		t.Errorf("the entry admitted %q, %v", e.Device, err)
+	}
+}

@@ -146,6 +146,7 @@ type Token struct {
 const (
 	AllowEK     = "ek"     // Value: SHA-256 (hex) of the EK's SubjectPublicKeyInfo
 	AllowSerial = "serial" // Value: serial (hex) of an EK certificate that a known maker signed
+	AllowIAK    = "iak"    // Value: Device.Machine
 )
 
 // Allowed is an EK whose device a person admitted before it came. Like a token
