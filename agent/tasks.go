@@ -113,10 +113,7 @@ func (a *Agent) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 			return
 		}
 		a.judged(v)
-		if v.Renew {
-			a.identity.Kick("the verdict is " + v.Grade)
-		}
-		a.identity.GateChanged(v.Gate)
+		a.identity.Heed(v)
 	case wire.KindCommand:
 		a.commands.Handle(ctx, payload)
 	default:

@@ -68,7 +68,7 @@ func readTrust[T any](files *fsx.FS, dir, name string, parse func([]byte) (*T, e
 	path := filepath.Join(dir, name)
 	raw, err := files.ReadFile(path, policy.MaxDocument)
 	if err != nil {
-		return nil, fmt.Errorf("read trust document: %w\nhint: install the fleet's %s there; `gatewarden-fleet init` makes it", err, name)
+		return nil, fmt.Errorf("read trust document: %w\nhint: install the fleet's %s there, with `identity.ca` too; `gatewarden-fleet init` makes it", err, name)
 	}
 	document, err := parse(raw)
 	if err != nil {

@@ -47,7 +47,7 @@ func TestCommandLineWithTerminalEscapesIsShownHarmless(t *testing.T) {
 	}
 }
 
-// Issue 2: "changing one firmware event gives a verdict whose reason names it".
+// "Changing one firmware event gives a verdict whose reason names it".
 func TestChangedFirmwareEventIsNamed(t *testing.T) {
 	t.Run("measured otherwise", func(t *testing.T) {
 		l := newLab(t)

@@ -129,11 +129,9 @@ func (c *chip) introduce(ctx context.Context, csr []byte, proof wire.KeyProof) (
 		return request{}, err
 	}
 	var challenge wire.EnrollChallenge
-	if err := c.id.postJSON(ctx, request{client: c.id.anyone.http, path: wire.PathEnroll}, ask, &challenge); err != nil {
+	fits := func() error { return c.id.isForUs(challenge.Version, challenge.Device) }
+	if err := c.id.postJSON(ctx, request{client: c.id.anyone.http, path: wire.PathEnroll}, ask, &challenge, fits); err != nil {
 		return request{}, c.id.tokenJudged(err)
-	}
-	if err := c.id.isUs(challenge.Device); err != nil {
-		return request{}, err
 	}
 	secret, err := c.id.cfg.TPM.Activate(ctx, ek, c.ak, challenge.CredentialBlob, challenge.EncryptedSecret)
 	if err != nil {

@@ -35,10 +35,20 @@ func (i *Identity) enroll(ctx context.Context, why string) error {
 	return i.adopt(ctx, key, chain, why)
 }
 
-// isUs checks which device the fleet takes this one for.
-func (i *Identity) isUs(device string) error {
-	if device != i.Device() {
+// isForUs checks what an answer is, and which device the fleet takes this one for.
+func (i *Identity) isForUs(version int, device string) error {
+	switch {
+	case version != 1:
+		return fmt.Errorf("it is of version %d, not 1", version)
+	case device != i.Device():
 		return fmt.Errorf("the fleet calls this device %s, it is %s: check trust/fleet.json", device, i.Device())
+	}
+	return nil
+}
+
+func isChallenge(c *wire.Challenge) error {
+	if len(c.Nonce) != wire.NonceSize {
+		return fmt.Errorf("the nonce of a challenge has %d bytes, not %d", len(c.Nonce), wire.NonceSize)
 	}
 	return nil
 }
@@ -213,7 +223,7 @@ func (i *Identity) retire(key Key) {
 func (i *Identity) attest(ctx context.Context, r request, claim string) error {
 	r.path = wire.PathChallenge
 	var challenge wire.Challenge
-	if err := i.postJSON(ctx, r, struct{}{}, &challenge); err != nil {
+	if err := i.postJSON(ctx, r, struct{}{}, &challenge, func() error { return isChallenge(&challenge) }); err != nil {
 		return fmt.Errorf("get challenge: %w", err)
 	}
 	return i.answer(ctx, r, challenge, claim)
@@ -228,11 +238,8 @@ func (i *Identity) answer(ctx context.Context, r request, challenge wire.Challen
 	i.Saw(ev.Quote)
 	r.path = wire.PathEvidence
 	var verdict wire.Verdict
-	if err := i.postJSON(ctx, r, ev, &verdict); err != nil {
+	if err := i.postJSON(ctx, r, ev, &verdict, func() error { return i.isForUs(verdict.Version, verdict.Device) }); err != nil {
 		return fmt.Errorf("send evidence: %w", err)
-	}
-	if verdict.Version != 1 || verdict.Device != i.Device() {
-		return fmt.Errorf("send evidence: the answer is no verdict of version 1 on %s", i.Device())
 	}
 	i.verdict = verdict
 	i.cfg.Verdict(verdict)

@@ -129,7 +129,11 @@ func (r request) judge(resp *http.Response, body []byte) error {
 	case resp.StatusCode == http.StatusAccepted:
 		wait := &pending{after: retryAfter(resp.Header.Get("Retry-After"))}
 		if est.SameType(kind, "application/json") {
-			if err := strictjson.Inform(body, &wait.challenge); err != nil {
+			err := strictjson.Inform(body, &wait.challenge)
+			if err == nil && wait.challenge != nil {
+				err = isChallenge(wait.challenge)
+			}
+			if err != nil {
 				return fmt.Errorf("read challenge: %w", err)
 			}
 		}
@@ -154,14 +158,20 @@ func retryAfter(header string) time.Duration {
 	return max(time.Duration(min(seconds, maxRetryAfter.Seconds())*float64(time.Second)), minRetryAfter)
 }
 
-// postJSON sends body and decodes a JSON answer.
-func (i *Identity) postJSON(ctx context.Context, r request, body, answer any) error {
+// postJSON sends body and decodes a JSON answer. JSON that fits refuses is nobody's:
+// captive portals speak it too.
+func (i *Identity) postJSON(ctx context.Context, r request, body, answer any, fits func() error) error {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
 	r.method, r.kind, r.accept, r.body = http.MethodPost, "application/json", "application/json", data
-	r.take = func(got []byte) error { return strictjson.Inform(got, answer) }
+	r.take = func(got []byte) error {
+		if err := strictjson.Inform(got, answer); err != nil {
+			return err
+		}
+		return fits()
+	}
 	return i.call(ctx, r)
 }
 

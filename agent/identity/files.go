@@ -100,11 +100,9 @@ func (f *files) introduce(ctx context.Context, csr []byte, proof wire.KeyProof) 
 		Model: f.id.cfg.Model, Hostname: f.id.cfg.Hostname, Software: f.id.cfg.Software, Token: f.id.token(),
 	}
 	var challenge softkey.Challenge
-	if err := f.id.postJSON(ctx, request{client: f.id.anyone.http, path: softkey.PathEnroll}, ask, &challenge); err != nil {
+	fits := func() error { return f.id.isForUs(challenge.Version, challenge.Device) }
+	if err := f.id.postJSON(ctx, request{client: f.id.anyone.http, path: softkey.PathEnroll}, ask, &challenge, fits); err != nil {
 		return request{}, f.id.tokenJudged(err)
-	}
-	if err := f.id.isUs(challenge.Device); err != nil {
-		return request{}, err
 	}
 	answer, err := f.sign(softkey.Admit(f.id.cfg.Fleet().Fleet, challenge.Ticket, challenge.Nonce))
 	if err != nil {

@@ -117,10 +117,17 @@ func tpmClock(statement []byte) uint64 {
 	return binary.BigEndian.Uint64(rest)
 }
 
-// GateChanged asks for a renewal if the fleet would allow a longer life than the
-// certificate in use has: who has healed does not wait for the end of the short one.
-func (i *Identity) GateChanged(to wire.Gate) {
-	if to == wire.GateFull && i.Record().Gate == wire.GateShort {
+// Heed asks for a renewal if a verdict calls for one, and says whether it does: the
+// fleet wants another certificate, or would allow a longer life than that of the one
+// in use. Who has healed does not wait for the end of the short one.
+func (i *Identity) Heed(v wire.Verdict) bool {
+	switch {
+	case v.Renew:
+		i.Kick("the verdict is " + v.Grade)
+	case v.Gate == wire.GateFull && i.Record().Gate == wire.GateShort:
 		i.Kick("the device is trusted again")
+	default:
+		return false
 	}
+	return true
 }

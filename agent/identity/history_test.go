@@ -78,23 +78,22 @@ func TestHealedDeviceGetsItsFullLifeAtOnce(t *testing.T) {
 	i := sleeper()
 	i.current = &Credential{Chain: someChain(t, 1)}
 	for _, c := range []struct {
-		has, may wire.Gate
-		want     bool
+		has, may    wire.Gate
+		renew, want bool
 	}{
-		{wire.GateShort, wire.GateFull, true}, {wire.GateFull, wire.GateFull, false}, {wire.GateShort, wire.GateShort, false},
-		{wire.GateFull, wire.GateShort, false}, {"", wire.GateFull, false},
+		{wire.GateShort, wire.GateFull, false, true}, {wire.GateFull, wire.GateFull, false, false}, {wire.GateShort, wire.GateShort, false, false},
+		{wire.GateFull, wire.GateShort, false, false}, {"", wire.GateFull, false, false}, {wire.GateFull, wire.GateQuarantine, true, true},
 	} {
 		i.records = []Record{{Serial: i.current.Serial(), Gate: c.has}}
-		i.GateChanged(c.may)
+		said := i.Heed(wire.Verdict{Gate: c.may, Renew: c.renew})
+		kicked := false
 		select {
 		case <-i.kick:
-			if !c.want {
-				t.Errorf("%s to %s: renewed", c.has, c.may)
-			}
+			kicked = true
 		default:
-			if c.want {
-				t.Errorf("%s to %s: not renewed", c.has, c.may)
-			}
+		}
+		if said != c.want || kicked != c.want {
+			t.Errorf("%s to %s: renewal asked for: %v, told: %v", c.has, c.may, kicked, said)
 		}
 	}
 }

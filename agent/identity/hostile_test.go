@@ -114,7 +114,7 @@ func TestAnswerThatIsNotTheFleetsIsNotBelieved(t *testing.T) {
 		"captive portal that says JSON": {func(rw http.ResponseWriter, _ *http.Request) {
 			rw.Header().Set("Content-Type", "application/json")
 			io.WriteString(rw, `{"login":"http://portal/"}`)
-		}, "nonce of 0 bytes"},
+		}, "has 0 bytes"},
 		"redirect": {func(rw http.ResponseWriter, r *http.Request) {
 			http.Redirect(rw, r, target, http.StatusTemporaryRedirect)
 		}, "307"},
@@ -160,18 +160,25 @@ func TestAnswerThatIsNotTheFleetsIsNotBelieved(t *testing.T) {
 	if _, err := i.step(t.Context(), "test"); err == nil || !unreachable(err) || strings.Contains(err.Error(), wire.PathEnroll) {
 		t.Errorf("with nobody there: %v", err)
 	}
-	// The last address answers, though the first is gone, the second ill and the third mad.
-	mad := func(rw http.ResponseWriter, _ *http.Request) {
-		rw.Header().Set("Content-Type", "application/json")
-		io.WriteString(rw, "\n\n")
+	// The last address answers, though the first is gone, the second ill and the others mad.
+	mad := func(status int, body string) string {
+		return w.impostor(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			rw.Header().Set("Content-Type", "application/json")
+			rw.WriteHeader(status)
+			io.WriteString(rw, body)
+		}))
 	}
 	g.fleet.API = []string{
-		"https://127.0.0.1:1", w.impostor(problem(http.StatusServiceUnavailable, "")),
-		w.impostor(http.HandlerFunc(mad)), w.settings.Public.API[0],
+		"https://127.0.0.1:1", w.impostor(problem(http.StatusServiceUnavailable, "")), mad(200, "\n\n"),
+		mad(200, `{"login":"http://portal/"}`), mad(202, `{"login":"http://portal/"}`), mad(200, `{"v":1,"device":"gw-aaaaaaaaaaaaaaaa"}`), w.settings.Public.API[0],
 	}
 	g.step(i, "test")
 	if serial(i) == before {
 		t.Error("the fleet's last address was not tried")
+	}
+	before = serial(i)
+	if err := i.enroll(t.Context(), "test"); err != nil || serial(i) == before {
+		t.Errorf("the fleet's last address was not tried for a recovery: %v", err)
 	}
 }
 

@@ -89,6 +89,21 @@ func TestRenewalReplacesKeyAndCertificate(t *testing.T) {
 	}
 }
 
+// Hardware signs in 200 to 600 ms: a renewal signs the quote, the request, the certified
+// key and at most two handshakes. The rest makes the key and reads PCRs (BUDGETS 4).
+func TestRenewalCostsAtMost9Commands(t *testing.T) {
+	t.Parallel()
+	g, i := newWorld(t, nil).enrolled()
+	g.must(i.Rotate(t.Context())) // from here on each retires a key
+	before := g.tpm.Commands()
+	g.must(i.Rotate(t.Context()))
+	n := g.tpm.Commands() - before
+	t.Logf("%d commands", n)
+	if n < 5 || n > 9 {
+		t.Errorf("%d commands", n)
+	}
+}
+
 // The broker refuses the old certificate until the new one is in use: that is no
 // reason to renew the new one.
 func TestKickBeforeTheNewCertificateIsAnsweredByIt(t *testing.T) {

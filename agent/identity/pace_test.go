@@ -80,6 +80,7 @@ func TestOnlyARefusedIdentityIsRecoveredByEKAndAK(t *testing.T) {
 	}{
 		"certificate refused by alert":        {network("remote error"), false, true},
 		"alert from the second address":       {errors.Join(network("dial"), network("remote error")), false, true},
+		"hung up on before the alert is read": {network("write"), false, true},
 		"nobody there":                        {network("dial"), false, false},
 		"nobody there, expired":               {network("dial"), true, false},
 		"connection reset":                    {network("read"), false, false},

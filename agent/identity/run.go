@@ -167,7 +167,9 @@ func mustRecover(cause error, expired bool) bool {
 		return false
 	}
 	switch {
-	case happened(cause, "remote error"): // the TLS alert of a server that refuses us
+	// The TLS alert of a server that refuses us. It hangs up with it: what we send then
+	// may fail before the alert is read.
+	case happened(cause, "remote error"), happened(cause, "write"):
 		return true
 	case errors.Is(cause, tpm.ErrDamaged), errors.Is(cause, tpm.ErrReplaced):
 		return true

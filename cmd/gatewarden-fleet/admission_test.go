@@ -80,7 +80,11 @@ func TestPeopleLetGatewaysInAndOut(t *testing.T) {
 	says(do(0, "devices", "decommission", id, "--by", "olga", "--reason", "scrapped"), id+": decommissioned")
 	says(do(0, "devices", "list", "--state", "decommissioned"), id)
 	says(do(0, "devices", "revoke", id, "--by", "olga", "--reason", "stolen", "--json"), `"done": "revoked"`)
-	says(do(1, "devices", "transfer", id, "--by", "olga", "--reason", "found"), "for good", "hint: ")
+	says(do(1, "devices", "transfer", id, "--by", "olga", "--reason", "found"), "was revoked", "hint: ")
+	says(do(1, "devices", "approve", id, "--by", "olga", "--reason", "found"), "was revoked", "--accept-revoked")
+	says(do(0, "devices", "approve", id, "--by", "olga", "--reason", "found", "--accept-revoked"), id+": approved")
+	says(do(0, "devices", "list", "--state", "active"), id)
+	says(do(1, "devices", "list", "--keys", "chip"), `there is no keys "chip"`, "tpm, software")
 
 	made := do(0, "tokens", "create", "--by", "olga", "--note", "site 4", "--life", "1h")
 	says(made, "gwt-", "good for one gateway until", "not shown again")

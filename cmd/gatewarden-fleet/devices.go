@@ -190,13 +190,20 @@ type act struct {
 }
 
 func approval() act {
-	return act{"approve", "approved", "let a waiting gateway in and freeze its firmware values", "", (*operator.Client).Approve}
+	return act{"approve", "approved", "let a waiting gateway in and freeze its firmware values", `Let a waiting gateway in. The firmware values that it showed become the reference
+for its model.
+
+With --accept-revoked, bring back one that was revoked, where that was a mistake or
+what led to it is mended. It proves its TPM again, gets a new certificate as the gate
+allows, and needs nobody on site: within 20 minutes, or at once when its agent is
+started again. What was revoked stays revoked, and its firmware is not approved by it.`, (*operator.Client).Approve}
 }
 
 func revocation() act {
-	return act{"revoke", "revoked", "shut a gateway out for good", `Shut a gateway out: its certificates are revoked, its sessions end, commands that
-wait are withdrawn, and its TPM is refused from then on. There is no way back: for
-a gateway that is sold or scrapped take decommission.`, (*operator.Client).Revoke}
+	return act{"revoke", "revoked", "shut a gateway out", `Shut a gateway out: its certificates are revoked, its sessions end, commands that
+wait are withdrawn, and its TPM is refused from then on. Nothing brings it back but
+"devices approve --accept-revoked"; its certificates stay revoked. For a gateway
+that is sold or scrapped take decommission.`, (*operator.Client).Revoke}
 }
 
 func transferral() act {
@@ -233,6 +240,7 @@ func decide(o *options, a act) *cobra.Command {
 	if a.verb == "approve" {
 		cmd.Flags().BoolVar(&d.AcceptEK, "accept-ek", false, "approve although no known TPM maker vouches for its EK")
 		cmd.Flags().BoolVar(&d.AcceptSoftware, "accept-software", false, "approve although it has no TPM")
+		cmd.Flags().BoolVar(&d.AcceptRevoked, "accept-revoked", false, "bring back a gateway that was revoked; wants --reason")
 	}
 	return cmd
 }

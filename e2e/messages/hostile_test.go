@@ -243,6 +243,34 @@ func TestCommandsAreDeliveredAtHelloUntilTheirReceiptAndForgedReceiptsAlarm(t *t
 	})
 }
 
+// A gateway that stays connected says no hello, whatever its fleet has missed.
+func TestCommandGivenWhileTheFleetIsNotConnectedArrivesWhenItIsAgain(t *testing.T) {
+	eachBroker(t, func(t *testing.T, ca *mqtttest.CA, p peer) {
+		t.Parallel()
+		w := newWorld(t, ca, p)
+		l := w.link(w.outbox(link.DefaultLimits()))
+		until(t, "the gateway is connected, and has said so", func() bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return l.Status().Connected && w.hellos == 1
+		})
+		since := l.Status().Since
+		w.stop()
+		envelope, _ := json.Marshal(wire.Envelope{Command: []byte("command"), Signatures: []string{"s"}})
+		if err := w.store.AddCommand(t.Context(), registry.CommandRecord{Device: device, Envelope: envelope, Verb: "ping", Created: time.Now()}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.dispatch.Deliver(t.Context(), device); !errors.Is(err, dispatch.ErrNotConnected) {
+			t.Fatalf("without a connection: %v", err)
+		}
+		w.run(w.dispatch.Run)
+		until(t, "the command arrived", func() bool { return len(w.got(wire.KindCommand)) == 1 })
+		if s := l.Status(); !s.Connected || s.Since != since {
+			t.Error("the gateway connected again: this test shows nothing")
+		}
+	})
+}
+
 // receipts queues a forged receipt and a true one.
 func (w *world) receipts(o *link.Outbox) {
 	w.Helper()

@@ -34,7 +34,7 @@ func (g *gateway) talk() string {
 		},
 		Hello: hello, Handle: s.handle, MaxBackoff: 100 * time.Millisecond, Log: quiet(g.T),
 		OnRefused: func(reason string) {
-			s.end("refused", func() { g.identity.Kick("the broker refuses this identity: " + reason) })
+			s.end("refused", func() bool { g.identity.Kick("the broker refuses this identity: " + reason); return true })
 		},
 	})
 	g.must(err)
@@ -73,12 +73,10 @@ type session struct {
 	nonces [][]byte // of the challenges that were answered in it
 }
 
-// end has the agent moved once, whatever more comes.
-func (s *session) end(how string, kick func()) {
+// end has the agent moved once, whatever more comes; move says whether it was.
+func (s *session) end(how string, move func() bool) {
 	s.once.Do(func() {
-		if s.kicked = kick != nil; s.kicked {
-			kick()
-		}
+		s.kicked = move()
 		s.ends <- how
 	})
 }
@@ -104,14 +102,7 @@ func (s *session) handle(ctx context.Context, kind wire.Kind, payload []byte) {
 		if !s.asked(v.Nonce) {
 			return // it had waited for the gateway since the last session
 		}
-		var kick func()
-		switch {
-		case v.Renew:
-			kick = func() { s.identity.Kick("the verdict is " + v.Grade) }
-		case v.Gate == wire.GateFull && s.identity.Record().Gate == wire.GateShort:
-			kick = func() { s.identity.GateChanged(v.Gate) }
-		}
-		s.end(v.Grade, kick)
+		s.end(v.Grade, func() bool { return s.identity.Heed(v) })
 	}
 }
 

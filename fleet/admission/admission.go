@@ -38,6 +38,13 @@ func ByHand(ctx context.Context, store *registry.Store, d registry.Device, by, r
 	return admit(ctx, store, registry.Admission{Device: d.ID, By: by, Reason: reason, At: now, Firmware: firmware}, text)
 }
 
+// Again is by's decision to let a revoked device in once more. It takes EK and the
+// attestation key that it had, and the gate decides by a verdict that is younger than
+// this. What was revoked stays so, and no firmware is approved by it.
+func Again(ctx context.Context, store *registry.Store, d registry.Device, by, reason string, now time.Time) error {
+	return admit(ctx, store, registry.Admission{Device: d.ID, By: by, Reason: reason, At: now, Revoked: true}, "approved again by "+by+" after it was revoked: "+reason)
+}
+
 // Automatic admits a pending device by the token with this id, which CheckToken
 // accepted, or by the allow-list. vouched says whether a known maker signed its
 // EK certificate. nil: it is Active now.

@@ -44,7 +44,7 @@ type CA struct {
 }
 
 // ErrExists says that a folder holds a complete CA already: Init never replaces one.
-var ErrExists = errors.New("a certificate authority exists already")
+var ErrExists = errors.New("a certificate authority exists already; `ca rollover` makes new intermediates of it")
 
 // Fleet is the fleet's id.
 func (c *CA) Fleet() string { return c.fleet }

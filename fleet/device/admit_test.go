@@ -217,3 +217,46 @@ func TestTransferredGatewayBeginsAnewAndDecommissionedOneIsRefused(t *testing.T)
 		t.Errorf("approved by its next holder: %d %s", a.status, a.body)
 	}
 }
+
+// What an operator revoked comes back by his explicit word, with a new certificate by a
+// new verdict, and only on the TPM as it was.
+func TestRevokedGatewayThatIsApprovedAgainEnrolsAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	b := w.box()
+	own := b.enrol()
+	open := b.ticket()
+	back := func() {
+		t.Helper()
+		w.must(w.store.Detach(t.Context(), b.id, registry.Revoked, "olga", "stolen", w.now()))
+		w.refused(call{path: wire.PathEnroll, body: b.ask(b.key())}, http.StatusForbidden, "revoked")
+		d, err := w.store.Device(t.Context(), b.id)
+		w.must(err)
+		w.must(admission.Again(t.Context(), w.store, d, "olga", "it was the wrong one", w.now()))
+	}
+	back()
+	w.refused(open.simpleEnroll(), http.StatusUnauthorized, "ticket")
+	oldStaysOut := func() {
+		t.Helper()
+		if a, err := w.try(b.reenroll(own, b.key())); err == nil {
+			t.Errorf("its revoked certificate opens the door: %d %s", a.status, a.body)
+		}
+	}
+	oldStaysOut()
+	again := b.ticket()
+	if a := w.do(again.simpleEnroll()); a.status != http.StatusAccepted || !strings.Contains(string(a.body), "nonce") {
+		t.Errorf("by the verdict of before: %d %s, want a challenge", a.status, a.body)
+	}
+	b.attest(again.call, spkiOf(t, again.key.Public()))
+	if a := w.do(again.simpleEnroll()); a.status != http.StatusOK {
+		t.Fatalf("approved again: %d %s", a.status, a.body)
+	}
+	oldStaysOut()
+	back()
+	b.newAK() // whoever had it cleared the TPM
+	cleared := b.ticket()
+	if a := w.do(cleared.simpleEnroll()); a.status != http.StatusAccepted || len(a.body) > 0 {
+		t.Errorf("with another attestation key: %d %s, want a wait for an operator", a.status, a.body)
+	}
+	oldStaysOut()
+}

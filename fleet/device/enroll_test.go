@@ -3,12 +3,8 @@ package device_test
 import (
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +48,47 @@ func TestTicketIsForItsHolderItsRequestAndItsHour(t *testing.T) {
 		t.Fatalf("the good ticket: %d %s", a.status, a.body)
 	}
 	w.refused(good.simpleEnroll(), http.StatusUnauthorized, "ticket")
+}
+
+// Somebody in between, with a server's key of the fleet, has ticket and secret, and a
+// TPM of his own that the fleet knows (docs/adr/043).
+func TestWhoReadsAWholeEnrolmentGainsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	b, thief := w.box(), w.box()
+	own := thief.enrol()
+	read := b.ticket()
+	b.attest(read.call, spkiOf(t, read.key.Public()))
+	b.approve()
+	challenge := func() (c wire.Challenge) {
+		w.ok(read.call(wire.PathChallenge, struct{}{}), &c)
+		return c
+	}
+	for name, claim := range map[string]string{"the gateway's key": spkiOf(t, read.key.Public()), "his own": spkiOf(t, own.Leaf.PublicKey)} {
+		t.Log("his TPM attests in its place, for " + name)
+		w.refused(read.call(wire.PathEvidence, thief.evidence(challenge(), claim)), http.StatusForbidden, "evidence.signature")
+	}
+	t.Log("the gateway attests, for his key")
+	w.refused(read.call(wire.PathEvidence, b.evidence(challenge(), spkiOf(t, own.Leaf.PublicKey))), http.StatusForbidden, "evidence.keys")
+	b.attest(read.call, spkiOf(t, read.key.Public()))
+	swapped := read
+	for _, subject := range []string{b.id, thief.id} {
+		swapped.csr = thief.csr(thief.key(), subject)
+		w.refused(swapped.simpleEnroll(), http.StatusForbidden, "csr")
+	}
+	a := w.do(read.simpleEnroll())
+	if a.status != http.StatusOK {
+		t.Fatalf("the certificate of the gateway's key: %d %s", a.status, a.body)
+	}
+	if got := b.certificate(a.body, read.key); spkiOf(t, got.Leaf.PublicKey) != spkiOf(t, read.key.Public()) {
+		t.Error("it is for another key")
+	}
+	w.refused(read.simpleEnroll(), http.StatusUnauthorized, "ticket")
+	again := b.ticket()
+	b.attest(again.call, spkiOf(t, again.key.Public()))
+	if a := w.do(again.simpleEnroll()); a.status != http.StatusOK {
+		t.Errorf("the gateway, once more: %d %s", a.status, a.body)
+	}
 }
 
 func TestHundredConcurrentUsesOfATicketYieldOneCertificate(t *testing.T) {
@@ -396,54 +433,6 @@ func TestEnrolmentsOfOneSourceAreLimited(t *testing.T) {
 	}
 	w.ahead.Store(int64(time.Hour))
 	w.refused(c, http.StatusBadRequest, "format")
-}
-
-// curl and openssl as the other end.
-func TestPlainESTClientsUnderstandUs(t *testing.T) {
-	t.Parallel()
-	for _, tool := range []string{"curl", "openssl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skip(tool + " is not installed")
-		}
-	}
-	w := newWorld(t, nil)
-	anchors := filepath.Join(w.dir, "anchors.pem")
-	w.must(os.WriteFile(anchors, w.ca.Anchors(), 0o600))
-	run := func(stdin []byte, name string, args ...string) []byte {
-		t.Helper()
-		cmd := exec.CommandContext(t.Context(), name, args...)
-		cmd.Stdin = strings.NewReader(string(stdin))
-		out, err := cmd.Output()
-		if err != nil {
-			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
-		}
-		return out
-	}
-	curl := func(path string, more ...string) []byte {
-		t.Helper()
-		body := run(nil, "curl", append([]string{"-sS", "--fail-with-body", "--cacert", anchors, w.url + path}, more...)...)
-		return run(body, "openssl", "base64", "-d", "-A")
-	}
-	cas := run(curl(wire.PathCACerts), "openssl", "pkcs7", "-inform", "DER", "-print_certs")
-	if n := strings.Count(string(cas), "BEGIN CERTIFICATE"); n != len(w.ca.Certificates()) {
-		t.Errorf("openssl reads %d CA certificates, want %d", n, len(w.ca.Certificates()))
-	}
-	if attrs := string(run(curl(wire.PathCSRAttrs), "openssl", "asn1parse", "-inform", "DER")); !strings.Contains(attrs, "prime256v1") || !strings.Contains(attrs, "ecdsa-with-SHA256") {
-		t.Errorf("CSR attributes:\n%s", attrs)
-	}
-	b := w.box()
-	one := b.ticket()
-	claim := spkiOf(t, one.key.Public())
-	b.attest(one.call, claim)
-	b.approve()
-	b.attest(one.call, claim)
-	csr := filepath.Join(w.dir, "csr")
-	w.must(os.WriteFile(csr, []byte(base64.StdEncoding.EncodeToString(one.csr)), 0o600))
-	issued := curl(wire.PathSimpleEnroll, "-u", one.id+":"+one.secret, "-H", "Content-Type: application/pkcs10", "--data-binary", "@"+csr)
-	subject := string(run(run(issued, "openssl", "pkcs7", "-inform", "DER", "-print_certs"), "openssl", "x509", "-noout", "-subject"))
-	if !strings.Contains(subject, b.id) {
-		t.Errorf("openssl reads the subject %q", subject)
-	}
 }
 
 // TestFirstRequestAfterAnApprovalIsAskedForEvidenceNotRefused: the approval is

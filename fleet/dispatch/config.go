@@ -20,6 +20,7 @@ type Registry interface {
 	AcceptAll(ctx context.Context, ms []registry.Message) ([]registry.Acceptance, error)
 	AddEvent(ctx context.Context, e registry.Event) error
 	PendingCommands(ctx context.Context, device string, now time.Time) ([]registry.CommandRecord, error)
+	DevicesWithCommands(ctx context.Context, now time.Time) ([]string, error)
 }
 
 // Config of a Dispatcher. All fields are required but those that say otherwise.

@@ -112,6 +112,7 @@ func (d *Dispatcher) session(ctx context.Context, address string) error {
 	d.setConn(conn)
 	defer d.setConn(nil)
 	d.cfg.Log.Info("connected to the broker", "address", address)
+	d.call(ctx, d.deliverAll)
 	select {
 	case <-ctx.Done():
 		return ctx.Err()

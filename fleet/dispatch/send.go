@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -39,7 +40,8 @@ func (d *Dispatcher) send(ctx context.Context, identity string, kind wire.Kind, 
 
 // Deliver publishes a device's pending commands, under the identity that its
 // state allows it. It is safe to repeat: a device runs each id once. Commands
-// are delivered again at each hello until there is a receipt.
+// are delivered again at each hello, and each time that we connect, until there
+// is a receipt.
 func (d *Dispatcher) Deliver(ctx context.Context, device string) error {
 	known, err := d.cfg.Registry.Device(ctx, device)
 	if err != nil {
@@ -50,6 +52,24 @@ func (d *Dispatcher) Deliver(ctx context.Context, device string) error {
 		identity = wire.QuarantineID(device)
 	}
 	return d.deliverTo(ctx, device, identity)
+}
+
+// deliverAll delivers what waits now that there is a connection. A device that is
+// connected already says no hello: the one that it said while we were away is lost.
+func (d *Dispatcher) deliverAll(ctx context.Context) {
+	devices, err := d.cfg.Registry.DevicesWithCommands(ctx, d.cfg.Now())
+	if err != nil {
+		d.cfg.Log.Error("cannot look for commands that wait; they are delivered at the next hello", "error", err)
+	}
+	for _, device := range devices {
+		err := d.Deliver(ctx, device)
+		if errors.Is(err, ErrNotConnected) {
+			return // the next connection begins anew
+		}
+		if err != nil {
+			d.cfg.Log.Warn("commands not delivered; they will be at the next hello", "device", device, "error", err)
+		}
+	}
 }
 
 func (d *Dispatcher) deliverTo(ctx context.Context, device, identity string) error {

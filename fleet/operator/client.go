@@ -56,7 +56,7 @@ func (c *Client) Approve(ctx context.Context, id string, d Decision) error {
 	return c.do(ctx, http.MethodPost, "/v1/devices/"+url.PathEscape(id)+"/approve", d, nil)
 }
 
-// Revoke shuts a device out for good.
+// Revoke shuts a device out, until somebody approves it again.
 func (c *Client) Revoke(ctx context.Context, id string, d Decision) error {
 	return c.do(ctx, http.MethodPost, "/v1/devices/"+url.PathEscape(id)+"/revoke", d, nil)
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
-// leave makes the acts that take a device out of its present life: for good
-// (revoke), in good order (decommission), or to its next holder, who has to be
+// leave makes the acts that take a device out of its present life: at once and
+// until a person approves it again (revoke), in good order (decommission), or to its next holder, who has to be
 // approved like a new one (transfer: Pending). All that was granted ends at once.
 func (a *api) leave(state string) func(*http.Request) (any, error) {
 	kind := map[string]string{registry.Pending: "transferred"}[state]
@@ -21,13 +21,16 @@ func (a *api) leave(state string) func(*http.Request) (any, error) {
 		if err := readJSON(r, &decision); err != nil {
 			return nil, err
 		}
-		if decision.By == "" || decision.Reason == "" {
-			return nil, refuse(http.StatusBadRequest, "who decides and why is missing", "give --by NAME and --reason TEXT")
+		switch {
+		case decision.By == "":
+			return nil, refuse(http.StatusBadRequest, "nobody is named as the one who decides", "give --by NAME")
+		case decision.Reason == "":
+			return nil, refuse(http.StatusBadRequest, "no reason is given", "give --reason TEXT: it stays in the records")
 		}
 		ctx, id := r.Context(), r.PathValue("id")
 		err := a.Registry.Detach(ctx, id, state, decision.By, decision.Reason, a.Now())
 		if errors.Is(err, registry.ErrState) {
-			return nil, refuse(http.StatusConflict, id+" was revoked, which is for good", "a gateway that shall come back is decommissioned, not revoked")
+			return nil, refuse(http.StatusConflict, id+" was revoked", "if it shall come back, approve with --accept-revoked; only then can it be transferred or decommissioned")
 		}
 		if err != nil {
 			return nil, err

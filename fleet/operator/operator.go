@@ -10,11 +10,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/admission"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
@@ -43,6 +47,8 @@ type Decision struct {
 	AcceptEK bool `json:"accept_ek,omitempty"`
 	// AcceptSoftware approves a device without a TPM.
 	AcceptSoftware bool `json:"accept_software,omitempty"`
+	// AcceptRevoked approves a device that was revoked.
+	AcceptRevoked bool `json:"accept_revoked,omitempty"`
 }
 
 // New returns the handler of the API.
@@ -114,6 +120,15 @@ func readJSON(r *http.Request, v any) error {
 
 func (a *api) list(r *http.Request) (any, error) {
 	q := r.URL.Query()
+	for key, words := range map[string][]string{
+		"state": {registry.Pending, registry.Active, registry.Quarantined, registry.Revoked, registry.Decommissioned},
+		"grade": {string(attest.Trusted), string(attest.Degraded), string(attest.Untrusted)},
+		"keys":  {registry.KeysTPM, registry.KeysSoftware},
+	} {
+		if word := q.Get(key); word != "" && !slices.Contains(words, word) {
+			return nil, refuse(http.StatusBadRequest, fmt.Sprintf("there is no %s %q", key, word), "it is one of "+strings.Join(words, ", "))
+		}
+	}
 	rows, err := a.Registry.Devices(r.Context(), registry.Filter{
 		State: q.Get("state"), Grade: q.Get("grade"), Model: q.Get("model"), Keys: q.Get("keys"), Search: q.Get("search"), After: q.Get("after"),
 	})
@@ -166,7 +181,8 @@ func (a *api) evidence(r *http.Request) (any, error) {
 	return record, err
 }
 
-// approve lets a device in, with the firmware values that it showed.
+// approve lets a device in, with the firmware values that it showed, or one in again
+// that was revoked.
 func (a *api) approve(r *http.Request) (any, error) {
 	var decision Decision
 	if err := readJSON(r, &decision); err != nil {
@@ -177,23 +193,36 @@ func (a *api) approve(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if decision.By == "" {
-		return nil, refuse(http.StatusBadRequest, "nobody is named as the one who approves", "give --by NAME")
+	if err := a.mayApprove(d, decision); err != nil {
+		return nil, err
 	}
-	if d.State != registry.Pending {
-		return nil, refuse(http.StatusConflict, id+" is "+d.State+", not waiting for approval", "gatewarden-fleet devices show "+id+" tells more")
-	}
-	if d.SoftwareKeys && !decision.AcceptSoftware {
-		return nil, refuse(http.StatusConflict, id+" has no TPM: nothing proves that its keys are not copied, or what it boots", "approve with --accept-software if you know this machine and can live with that")
-	}
-	if !d.SoftwareKeys && !decision.AcceptEK && !a.Vouched(d) {
-		return nil, refuse(http.StatusConflict, "no known TPM maker vouches for this device's EK", "add the maker to ek_roots, or approve with --accept-ek if you know this machine")
+	if d.State == registry.Revoked {
+		return struct{}{}, admission.Again(ctx, a.Registry, d, decision.By, decision.Reason, a.Now())
 	}
 	err = admission.ByHand(ctx, a.Registry, d, decision.By, decision.Reason, a.Now())
 	if errors.Is(err, admission.ErrNotAttested) {
-		return nil, refuse(http.StatusConflict, id+" has not attested yet, so there is nothing to approve", "wait a few seconds and repeat")
+		return nil, refuse(http.StatusConflict, id+" has not attested yet, so there is nothing to approve", "repeat in a few seconds; one that was out asks every 10 to 20 minutes")
 	}
 	return struct{}{}, err
+}
+
+// mayApprove wants a word for each thing that d lacks.
+func (a *api) mayApprove(d registry.Device, decision Decision) error {
+	switch {
+	case decision.By == "":
+		return refuse(http.StatusBadRequest, "nobody is named as the one who approves", "give --by NAME")
+	case d.State == registry.Revoked && (!decision.AcceptRevoked || decision.Reason == ""):
+		return refuse(http.StatusConflict, d.ID+" was revoked", "if it shall come back, approve with --accept-revoked and --reason TEXT: what was revoked stays so, it gets a new certificate")
+	case d.State == registry.Decommissioned:
+		return refuse(http.StatusConflict, d.ID+" is decommissioned, not waiting for approval", "gatewarden-fleet devices transfer "+d.ID+" lets it come and wait for approval again")
+	case d.State != registry.Pending && d.State != registry.Revoked:
+		return refuse(http.StatusConflict, d.ID+" is "+d.State+", not waiting for approval", "gatewarden-fleet devices show "+d.ID+" tells more")
+	case d.SoftwareKeys && !decision.AcceptSoftware:
+		return refuse(http.StatusConflict, d.ID+" has no TPM: nothing proves that its keys are not copied, or what it boots", "approve with --accept-software if you know this machine and can live with that")
+	case !d.SoftwareKeys && !decision.AcceptEK && !a.Vouched(d):
+		return refuse(http.StatusConflict, "no known TPM maker vouches for this device's EK", "add the maker to ek_roots, or approve with --accept-ek if you know this machine")
+	}
+	return nil
 }
 
 // command stores an envelope for one device and sends it on. What is in it is

@@ -197,6 +197,12 @@ func TestListFiltersAndMalformedRequestsAreRefused(t *testing.T) {
 			t.Errorf("%q: %d devices, %v", query, len(list), err)
 		}
 	}
+	for _, query := range []string{"state=aktive", "grade=good", "keys=chip"} {
+		q, err := url.ParseQuery(query)
+		o.must(err)
+		_, err = o.client.Devices(t.Context(), q)
+		o.refused(err, "there is no "+strings.Split(query, "=")[0], "it is one of")
+	}
 	raw := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", o.socket)
 	}}}
@@ -240,10 +246,46 @@ func TestLeavingIsAPersonsDecisionAndTakesEverythingAtOnce(t *testing.T) {
 		if revoked, err := o.store.IsRevoked(ctx, serial); err != nil || !revoked || o.state().State != c.state || len(o.dropped) != 2 {
 			t.Errorf("%s: certificate revoked %v, %v; state %s, dropped %v", name, revoked, err, o.state().State, o.dropped)
 		}
+		if c.state == registry.Decommissioned {
+			o.refused(o.client.Approve(ctx, id, why), "is decommissioned", "devices transfer")
+		}
 	}
 	o.must(o.client.Revoke(ctx, id, operator.Decision{By: "olga", Reason: "stolen"}))
-	o.refused(o.client.Transfer(ctx, id, why), "for good")
-	o.refused(o.client.Decommission(ctx, id, why), "for good")
+	o.refused(o.client.Transfer(ctx, id, why), "was revoked", "--accept-revoked")
+	o.refused(o.client.Decommission(ctx, id, why), "was revoked", "--accept-revoked")
+}
+
+func TestRevokedGatewayComesBackOnlyByAPersonsExplicitWord(t *testing.T) {
+	o := newOffice(t)
+	ctx := t.Context()
+	o.must(o.store.SetState(ctx, id, registry.Active, "olga", "", time.Now()))
+	o.must(o.store.AddCertificate(ctx, registry.Certificate{Serial: "1", Device: id, NotAfter: time.Now().Add(time.Hour), DER: []byte("x")}, ""))
+	o.must(o.client.Revoke(ctx, id, operator.Decision{By: "olga", Reason: "stolen"}))
+	word := operator.Decision{By: "bert", Reason: "it was the one beside it", AcceptEK: true, AcceptSoftware: true}
+	o.refused(o.client.Approve(ctx, id, word), "was revoked", "--accept-revoked")
+	word.AcceptRevoked, word.Reason = true, ""
+	o.refused(o.client.Approve(ctx, id, word), "--reason")
+	word.Reason, word.AcceptEK, o.vouched = "it was the one beside it", false, false
+	o.refused(o.client.Approve(ctx, id, word), "--accept-ek")
+	if o.state().State != registry.Revoked {
+		t.Fatal("a refusal changed the state")
+	}
+	word.AcceptEK = true
+	o.must(o.client.Approve(ctx, id, word))
+	if d := o.state(); d.State != registry.Active || d.ApprovedBy != "bert" || string(d.AKPublic) != "ak" {
+		t.Errorf("%+v", d)
+	}
+	if revoked, err := o.store.IsRevoked(ctx, "1"); err != nil || !revoked {
+		t.Errorf("its certificate is good again: %v", err)
+	}
+	if sets, err := o.store.Firmware(ctx, "box"); err != nil || len(sets) != 0 {
+		t.Errorf("%d firmware sets were approved with it, %v", len(sets), err)
+	}
+	entries, err := o.store.Audit(ctx, 0, 1)
+	if err != nil || entries[0].By != "bert" || entries[0].Action != "state.active" || entries[0].Text != word.Reason {
+		t.Errorf("audit %+v, %v", entries, err)
+	}
+	o.refused(o.client.Approve(ctx, id, word), "is active")
 }
 
 func TestTokensAreToldOnceAndEndedByName(t *testing.T) {

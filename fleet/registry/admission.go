@@ -131,11 +131,16 @@ func (s *Store) AllowList(ctx context.Context, after Allowed) ([]Allowed, error)
 // Admit makes a pending device Active, and uses up what it rests on, in one
 // transaction. Of all calls for one token or entry exactly one succeeds, the
 // others get ErrNotFound, as for one that is unknown, revoked or expired.
-// ErrState if the device is not Pending.
+// ErrState if the device is not Pending. With a.Revoked the device has to be Revoked
+// instead, and is approved anew; its certificates stay revoked.
 func (s *Store) Admit(ctx context.Context, a Admission) error {
+	from := Pending
+	if a.Revoked {
+		from = Revoked
+	}
 	err := s.write(ctx, func(tx *sql.Tx) error {
 		state, err := one(ctx, tx, scanString, `SELECT state FROM devices WHERE id = $1`, a.Device)
-		if err == nil && state != Pending {
+		if err == nil && state != from {
 			err = fmt.Errorf("it is %s: %w", state, ErrState)
 		}
 		if err == nil {
@@ -176,6 +181,11 @@ func admit(ctx context.Context, tx *sql.Tx, a Admission) error {
 			return err
 		}
 	}
+	if a.Revoked {
+		if err := execOne(ctx, tx, `UPDATE devices SET approved_at = 0 WHERE id = $1`, a.Device); err != nil {
+			return err
+		}
+	}
 	return setState(ctx, tx, a.Device, Active, a.By, a.Reason, a.At)
 }
 
@@ -184,7 +194,7 @@ func admit(ctx context.Context, tx *sql.Tx, a Admission) error {
 // withdrawn. state is Revoked, Decommissioned, or Pending for a transfer, which
 // also forgets the approval and the attestation key: who holds it next has to be
 // approved like a new one. The id stays bound to its EK. ErrState if the device is
-// Revoked, which is for good, and shall become anything else.
+// Revoked and shall become anything else: only Admit takes that back.
 func (s *Store) Detach(ctx context.Context, id, state, by, reason string, now time.Time) error {
 	if state != Pending && !Out(state) {
 		return fmt.Errorf("detach device %s: to %q", id, state)

@@ -65,6 +65,16 @@ func (s *Store) PendingCommands(ctx context.Context, device string, now time.Tim
 	return cs, nil
 }
 
+// DevicesWithCommands lists the devices that have PendingCommands.
+func (s *Store) DevicesWithCommands(ctx context.Context, now time.Time) ([]string, error) {
+	ids, err := list(ctx, s.reader, func(r row) (id string, err error) { return id, r.Scan(&id) }, `SELECT DISTINCT device FROM commands
+		WHERE pending = 1 AND (expires = 0 OR expires > $1) ORDER BY device`, ms(now))
+	if err != nil {
+		return nil, fmt.Errorf("list devices with pending commands: %w", err)
+	}
+	return ids, nil
+}
+
 // PutReceipt stores a receipt once and ends the command's Pending. A receipt for
 // an unknown command is stored too: it may concern one that went another way.
 func (s *Store) PutReceipt(ctx context.Context, r ReceiptRecord) error {

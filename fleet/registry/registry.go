@@ -21,7 +21,7 @@ import (
 var (
 	ErrNotFound = errors.New("not found")                      // unknown, consumed, expired, or another device's: which one stays untold
 	ErrConflict = errors.New("belongs to another TPM")         // a device id is bound to its EK, or to its first key, for ever
-	ErrState    = errors.New("not in the device's state")      // AddCertificate: the device is Pending or out; Admit: it isn't Pending; SetState: only a person may
+	ErrState    = errors.New("not in the device's state")      // AddCertificate: the device is Pending or out; Admit: it isn't Pending (or Revoked, where that is wanted); SetState: only a person may
 	ErrTooNew   = errors.New("database is of a newer version") // OpenSQLite: made by a later release than this one
 )
 
@@ -30,7 +30,7 @@ const (
 	Pending     = "pending" // enrolled, not approved
 	Active      = "active"
 	Quarantined = "quarantined" // not trusted: holds a quarantine certificate at most
-	Revoked     = "revoked"     // shut out: gets nothing more
+	Revoked     = "revoked"     // shut out: gets nothing more, unless a person approves it again
 
 	Decommissioned = "decommissioned" // left in good order: gets nothing more, unless it is transferred
 )
@@ -169,6 +169,7 @@ type Admission struct {
 	At       time.Time
 	Token    string   // id of the token that it uses up, or ""
 	Allowed  *Allowed // the entry that it uses up, or nil
+	Revoked  bool     // it takes back a revocation: the device is Revoked, not Pending
 	Firmware *FirmwareRecord
 }
 

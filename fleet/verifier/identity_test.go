@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 
 	"github.com/gatewarden/gatewarden/internal/ektemplate"
+	"github.com/gatewarden/gatewarden/internal/wire"
 )
 
 func TestCredentialOpensOnlyInTheTPMWithThisEKAndAK(t *testing.T) {
@@ -363,6 +364,15 @@ func FuzzHostileTPMStructuresNeverPanic(f *testing.F) {
 			Magic: tpm2.TPMGeneratedValue, Type: tpm2.TPMSTAttestCertify, Attested: tpm2.NewTPMUAttest(tpm2.TPMSTAttestCertify, &tpm2.TPMSCertifyInfo{}),
 		}))
 	}
+	restricted, err := x509.OIDFromInts([]uint64{2, 23, 133, 11, 1, 3})
+	if err != nil {
+		f.Fatal(err)
+	}
+	iak, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), Policies: []x509.OID{restricted}}, &x509.Certificate{}, key.Public(), key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(tpm2.Marshal(signingTemplate(true)), iak, []byte("statement"))
 	roots := x509.NewCertPool()
 	f.Fuzz(func(t *testing.T, public, cert, info []byte) {
 		name, err := Name(public)
@@ -376,6 +386,9 @@ func FuzzHostileTPMStructuresNeverPanic(f *testing.F) {
 		_ = SameKey(public, key.Public())
 		if VerifyEK(cert, [][]byte{cert}, roots, public, time.Unix(0, 0)) == nil {
 			t.Fatal("vouched for by nobody")
+		}
+		if _, err := VerifyIAK(wire.IAK{Certificate: cert, Certify: info, Signature: public}, roots, public, info, time.Unix(0, 0)); err == nil {
+			t.Fatal("a machine's maker that nobody knows vouches")
 		}
 		if VerifyCertify(public, info, cert, public, nil) == nil {
 			t.Fatal("a key is restricted and is not")

@@ -189,3 +189,32 @@ func detached(t *testing.T, s *registry.Store) {
 	}
 	must(t, s.Detach(ctx, deviceID(1), registry.Pending, "bob", "bought back", start()))
 }
+
+func admittedAgain(t *testing.T, s *registry.Store) {
+	ctx, id, later := t.Context(), active(t, s, 1), start().Add(time.Hour)
+	must(t, s.AddCertificate(ctx, certificateOf(id, "1"), ""))
+	again := registry.Admission{Device: id, By: "bob", Reason: "by mistake", At: later, Revoked: true}
+	if err := s.Admit(ctx, again); !errors.Is(err, registry.ErrState) {
+		t.Errorf("a device that is active: %v", err)
+	}
+	must(t, s.Detach(ctx, id, registry.Revoked, "bob", "stolen", start()))
+	for _, a := range []registry.Admission{{Device: id, By: "bob", At: later}, {Device: enroll(t, s, 2), By: "bob", At: later, Revoked: true}} {
+		if err := s.Admit(ctx, a); !errors.Is(err, registry.ErrState) {
+			t.Errorf("%+v: %v", a, err)
+		}
+	}
+	before, err := s.Device(ctx, id)
+	must(t, err)
+	must(t, s.Admit(ctx, again))
+	d, err := s.Device(ctx, id)
+	must(t, err)
+	want := before
+	want.State, want.ApprovedBy, want.ApprovedAt = registry.Active, "bob", later
+	if !reflect.DeepEqual(d, want) {
+		t.Errorf("device %+v, want %+v", d, want)
+	}
+	if revoked, err := s.IsRevoked(ctx, "1"); err != nil || !revoked {
+		t.Errorf("its certificate is good again: %v", err)
+	}
+	must(t, s.AddCertificate(ctx, certificateOf(id, "2"), ""))
+}

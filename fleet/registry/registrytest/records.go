@@ -101,6 +101,11 @@ func commands(t *testing.T, s *registry.Store) {
 	pending := func(now time.Time) (ids []string) {
 		cs, err := s.PendingCommands(ctx, id, now)
 		must(t, err)
+		with, err := s.DevicesWithCommands(ctx, now)
+		must(t, err)
+		if len(with) != min(len(cs), 1) || len(with) == 1 && with[0] != id {
+			t.Errorf("with %d commands pending of %s, the devices with some are %q", len(cs), id, with)
+		}
 		for _, c := range cs {
 			ids = append(ids, c.Hash)
 		}

@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) *registry.Store) {
 		{"an entry of the allow-list admits once", allowedOnce},
 		{"an admission is whole or nothing", admissionAtomic},
 		{"a device that leaves keeps nothing but its id", detached},
+		{"a revocation is taken back by name and brings no certificate back", admittedAgain},
 		{"a verdict sets grade and memory", verdicts},
 		{"logs and firmware are kept once", reference},
 		{"messages are neither lost nor doubled under reorder and retry", ingestExactlyOnce},
