@@ -21,30 +21,7 @@ func TestEnrolmentCostsAtMost16Commands(t *testing.T) {
 	chip, faults := connect(t, power)
 	ctx := context.Background()
 
-	ek := must(chip.EK(ctx, ""))(t)
-	ak := must(chip.CreateKey(ctx, tpm.AK))(t)
-	key := must(chip.CreateKey(ctx, tpm.Operational))(t)
-	csr := must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{SignatureAlgorithm: x509.ECDSAWithSHA256}, key))(t)
-	if err := must(x509.ParseCertificateRequest(csr))(t).CheckSignature(); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := chip.Certify(ctx, ak, key, []byte("nonce")); err != nil {
-		t.Fatal(err)
-	}
-	blob, secret := makeCredential(t, ek, ak.Name(), []byte("the credential"))
-	if got := must(chip.Activate(ctx, ek, ak, blob, secret))(t); string(got) != "the credential" {
-		t.Fatalf("activated %q", got)
-	}
-	nonce := sha256.Sum256([]byte("nonce"))
-	quote, sig, err := chip.Quote(ctx, ak, nonce[:], pcrs())
-	if err != nil {
-		t.Fatal(err)
-	}
-	verify(t, ak, quote, sig)
-	if values := must(chip.ReadPCRs(ctx, pcrs()))(t); len(values) != len(pcrs()) {
-		t.Fatalf("%d PCR values", len(values))
-	}
-
+	enrolAsShipped(ctx, t, chip)
 	want := []tpm2.TPMCC{
 		tpm2.TPMCCGetCapability,      // which certificates are there
 		tpm2.TPMCCNVReadPublic,       // how long is the EK certificate
@@ -70,6 +47,35 @@ func TestEnrolmentCostsAtMost16Commands(t *testing.T) {
 	}
 	if n := chip.Commands(); n != uint64(len(want)) || n > 16 {
 		t.Fatalf("%d commands", n)
+	}
+}
+
+// enrolAsShipped is what BUDGETS 4 counts: an enrolment with its first attestation, on a
+// chip with its maker's certificate.
+func enrolAsShipped(ctx context.Context, t testing.TB, chip *tpm.TPM) {
+	t.Helper()
+	ek := must(chip.EK(ctx, ""))(t)
+	ak := must(chip.CreateKey(ctx, tpm.AK))(t)
+	key := must(chip.CreateKey(ctx, tpm.Operational))(t)
+	csr := must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{SignatureAlgorithm: x509.ECDSAWithSHA256}, key))(t)
+	if err := must(x509.ParseCertificateRequest(csr))(t).CheckSignature(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := chip.Certify(ctx, ak, key, []byte("nonce")); err != nil {
+		t.Fatal(err)
+	}
+	blob, secret := makeCredential(t, ek, ak.Name(), []byte("the credential"))
+	if got := must(chip.Activate(ctx, ek, ak, blob, secret))(t); string(got) != "the credential" {
+		t.Fatalf("activated %q", got)
+	}
+	nonce := sha256.Sum256([]byte("nonce"))
+	quote, sig, err := chip.Quote(ctx, ak, nonce[:], pcrs())
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify(t, ak, quote, sig)
+	if values := must(chip.ReadPCRs(ctx, pcrs()))(t); len(values) != len(pcrs()) {
+		t.Fatalf("%d PCR values", len(values))
 	}
 }
 

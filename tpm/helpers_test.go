@@ -56,7 +56,7 @@ func makeCredential(t testing.TB, ek *tpm.EK, name, credential []byte) (blob, se
 
 func pcrs() []int { return []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14} }
 
-func verify(t *testing.T, k *tpm.Key, statement, sig []byte) {
+func verify(t testing.TB, k *tpm.Key, statement, sig []byte) {
 	t.Helper()
 	parsed := must(tpm2.Unmarshal[tpm2.TPMTSignature](sig))(t)
 	ecc := must(parsed.Signature.ECDSA())(t)

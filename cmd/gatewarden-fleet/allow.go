@@ -19,19 +19,20 @@ func allowVerb(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "allow", Short: "gateways that are let in before they come", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(
-		allowChange(o, "add", "let a gateway in as soon as it comes", `Put endorsement keys on the allow-list. A gateway whose TPM holds one of them is
-approved the first time that it enrols; each entry does so once.
+		allowChange(o, "add", "let a gateway in as soon as it comes", `Put keys on the allow-list. A gateway whose TPM holds one of them is approved the
+first time that it enrols; each entry does so once.
 
   gatewarden-fleet allow add --certificate ek.der
   gatewarden-fleet allow add --ek 5d41402a...            # SHA-256 of the key's SubjectPublicKeyInfo
-  gatewarden-fleet allow add --serial 11:22:33           # of an EK certificate whose maker is in ek_roots`, (*operator.Client).Allow),
+  gatewarden-fleet allow add --serial 11:22:33           # of an EK certificate whose maker is in ek_roots
+  gatewarden-fleet allow add --iak 0cc175b9...           # likewise of a machine's attestation key, certified by a maker there`, (*operator.Client).Allow),
 		allowList(o),
 		allowChange(o, "remove", "take entries off the list", "", (*operator.Client).Disallow))
 	return cmd
 }
 
-// allowing are the flags that name endorsement keys.
-type allowing struct{ hashes, serials, certificates []string }
+// allowing are the flags that name keys.
+type allowing struct{ hashes, serials, certificates, iaks []string }
 
 func allowChange(o *options, verb, short, long string, do func(*operator.Client, context.Context, operator.Allowed) error) *cobra.Command {
 	var which allowing
@@ -61,6 +62,7 @@ func allowChange(o *options, verb, short, long string, do func(*operator.Client,
 	cmd.Flags().StringArrayVar(&which.hashes, "ek", nil, "`HASH` of an EK: SHA-256 (hex) of its SubjectPublicKeyInfo; may be repeated")
 	cmd.Flags().StringArrayVar(&which.serials, "serial", nil, "`SERIAL` number (hex) of an EK certificate; may be repeated")
 	cmd.Flags().StringArrayVar(&which.certificates, "certificate", nil, "`FILE` with an EK certificate in DER or PEM, for the hash of its key; may be repeated")
+	cmd.Flags().StringArrayVar(&which.iaks, "iak", nil, "`HASH` of a machine's attestation key: SHA-256 (hex) of its SubjectPublicKeyInfo; may be repeated")
 	cmd.Flags().StringVar(&entry.By, "by", currentUser(), "`NAME` of the person who decides")
 	if verb == "add" {
 		cmd.Flags().StringVar(&entry.Note, "note", "", "`TEXT` for the records")
@@ -82,6 +84,9 @@ func (a *allowing) entries(base operator.Allowed) ([]operator.Allowed, error) {
 	for _, serial := range a.serials {
 		add(registry.AllowSerial, serial)
 	}
+	for _, hash := range a.iaks {
+		add(registry.AllowIAK, hash)
+	}
 	for _, path := range a.certificates {
 		data, err := os.ReadFile(path)
 		if err != nil {
@@ -97,7 +102,7 @@ func (a *allowing) entries(base operator.Allowed) ([]operator.Allowed, error) {
 		add(registry.AllowEK, hash)
 	}
 	if len(all) == 0 {
-		return nil, errors.New("nothing is named\nhint: give --ek, --serial or --certificate")
+		return nil, errors.New("nothing is named\nhint: give --ek, --serial, --certificate or --iak")
 	}
 	return all, nil
 }

@@ -19,7 +19,7 @@ const maxKeyFile = 8 << 10
 func rmVerb(o *options) *cobra.Command {
 	var all bool
 	cmd := &cobra.Command{
-		Use: "rm NAME", Short: "forget a sealed secret (root)",
+		Use: "rm {NAME | --all}", Short: "forget a sealed secret (root)",
 		Long: `Forget a sealed secret, or with --all all of them and the chip that sealed them:
 what there is to do after the TPM was cleared or replaced.`,
 		Args: cobra.MaximumNArgs(1),

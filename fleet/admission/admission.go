@@ -1,7 +1,7 @@
 // Package admission lets gateways into the fleet.
 //
 // Its promise: a pending device becomes active only by a person's decision: about
-// this very device, about its EK before it came, or for whoever brings a one-time
+// this very device, about its EK or IAK before it came, or for whoever brings a one-time
 // token first. That person's name is in the audit, in the transaction that admits.
 package admission
 
@@ -21,7 +21,7 @@ import (
 var (
 	ErrToken       = errors.New("the enrolment token is not good")    // which of all reasons is told to nobody without it
 	ErrNotAttested = errors.New("the device has not attested yet")    // there are no firmware values to approve
-	ErrUndecided   = errors.New("an operator has to decide about it") // no token, and its EK is on no list
+	ErrUndecided   = errors.New("an operator has to decide about it") // no token, and it is on no list
 )
 
 // ByHand is by's decision about one pending device: it is let in, and the
@@ -93,8 +93,8 @@ func byToken(ctx context.Context, store *registry.Store, d registry.Device, id s
 	return err
 }
 
-// listed finds the unused entry of d's EK. A serial number counts only in a
-// certificate that a maker signed: anybody can write another.
+// listed finds the unused entry of d's EK, or of its machine's attestation key. A serial
+// number counts only in a certificate that a maker signed: anybody can write another.
 func listed(ctx context.Context, store *registry.Store, d registry.Device, vouched bool) (registry.Allowed, error) {
 	hash, err := verifier.EKHash(d.EKPublic)
 	if err != nil {
@@ -105,6 +105,9 @@ func listed(ctx context.Context, store *registry.Store, d registry.Device, vouch
 		if _, serial, err := verifier.EKCertificate(d.EKCertificate); err == nil {
 			names = append(names, [2]string{registry.AllowSerial, serial})
 		}
+	}
+	if d.Machine != "" {
+		names = append(names, [2]string{registry.AllowIAK, d.Machine})
 	}
 	for _, n := range names {
 		entry, err := store.Allowed(ctx, n[0], n[1])

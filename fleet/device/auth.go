@@ -115,7 +115,7 @@ func (a *api) byTicket(ctx context.Context, id, secret string) (caller, error) {
 		return caller{}, refuseRevoked(d)
 	}
 	if !bytes.Equal(d.AKPublic, ticket.AKPublic) {
-		if d, err = a.newAK(ctx, d, ticket.AKPublic); err != nil {
+		if d, err = a.newAK(ctx, d, ticket); err != nil {
 			return caller{}, err
 		}
 	}
@@ -128,8 +128,9 @@ func sameHash(secret []byte, hash [32]byte) bool {
 }
 
 // newAK takes over another attestation key of a known EK: the TPM was cleared or
-// the disk replaced. That needs an operator again.
-func (a *api) newAK(ctx context.Context, d registry.Device, ak []byte) (registry.Device, error) {
+// the disk replaced. That needs an operator again. What the machine's maker said of the
+// old key is not true of the new one.
+func (a *api) newAK(ctx context.Context, d registry.Device, t registry.Ticket) (registry.Device, error) {
 	if d.State != registry.Pending {
 		const why = "it shows a new attestation key: its TPM was cleared or its disk was replaced"
 		// The state last: a cut before it makes the next request do all of this again.
@@ -141,7 +142,7 @@ func (a *api) newAK(ctx context.Context, d registry.Device, ak []byte) (registry
 		}
 		a.note(ctx, d.ID, "ak.changed", registry.Warning, why+"; an operator has to approve it again")
 	}
-	if err := a.Registry.UpdateAK(ctx, d.ID, ak); err != nil {
+	if err := a.Registry.UpdateAK(ctx, d.ID, t.AKPublic, t.Machine); err != nil {
 		return d, fmt.Errorf("store attestation key of %s: %w", d.ID, err)
 	}
 	return a.Registry.Device(ctx, d.ID)

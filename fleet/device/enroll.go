@@ -242,7 +242,7 @@ func (a *api) credential(ctx context.Context, d registry.Device, ask wire.Enroll
 		return wire.EnrollChallenge{}, refuse(http.StatusBadRequest, "ek", "no credential can be made for this endorsement key: "+err.Error(), "see docs/protocol.md")
 	}
 	t, err := a.putTicket(ctx, registry.Ticket{
-		Device: d.ID, SecretHash: sha256.Sum256(secret), CSRHash: sha256.Sum256(ask.CSR), Key: key, AKPublic: ask.AKPublic, Token: token,
+		Device: d.ID, SecretHash: sha256.Sum256(secret), CSRHash: sha256.Sum256(ask.CSR), Key: key, AKPublic: ask.AKPublic, Machine: d.Machine, Token: token,
 	})
 	return wire.EnrollChallenge{Version: 1, Ticket: t.ID, Device: d.ID, CredentialBlob: blob, EncryptedSecret: encrypted, Expires: t.Expires}, err
 }

@@ -2,6 +2,7 @@ package device_test
 
 import (
 	"crypto/x509"
+	"net/http"
 	"slices"
 	"testing"
 
@@ -22,15 +23,10 @@ func TestMachineVouchesForOneDevice(t *testing.T) {
 	_, power := tpmtest.Start(t)
 	certificate := maker.IAK(t, power, 1, 2, 3)
 	b := w.boxOn(power)
+	b.iak = certificate
 	enrol := func() registry.Device {
 		t.Helper()
-		ask := b.ask(b.key())
-		word := wire.IAK{Certificate: certificate}
-		var err error
-		word.Certify, word.Signature, err = b.tpm.CertifyBy(t.Context(), uint32(tpmtest.IAKHandle), b.ak, wire.IAKQualifyingData(fleetID, b.ek.Name))
-		w.must(err)
-		ask.IAK = &word
-		w.ok(call{path: wire.PathEnroll, body: ask}, nil)
+		w.ok(call{path: wire.PathEnroll, body: b.ask(b.key())}, nil)
 		d, err := w.store.Device(t.Context(), b.id)
 		w.must(err)
 		return d
@@ -52,5 +48,60 @@ func TestMachineVouchesForOneDevice(t *testing.T) {
 	w.must(err)
 	if !slices.ContainsFunc(events, func(e registry.Event) bool { return e.Kind == "machine.conflict" && e.Severity == registry.Alarm }) {
 		t.Errorf("nobody is told: %+v", events)
+	}
+}
+
+// TestMachineVouchesForTheKeyThatItCertifiedAlone: an endorsement key that software made
+// up opens a ticket for any attestation key, one that no chip holds, too.
+func TestMachineVouchesForTheKeyThatItCertifiedAlone(t *testing.T) {
+	t.Parallel()
+	maker := tpmtest.NewMaker(t)
+	makers := x509.NewCertPool()
+	makers.AppendCertsFromPEM(maker.PEM())
+	w := newWorld(t, func(c *device.Config) { c.EKRoots = makers })
+	_, power := tpmtest.Start(t)
+	certificate := maker.IAK(t, power, 1, 2, 3)
+	b := w.boxOn(power)
+	for i, c := range []struct {
+		iak     []byte
+		genuine bool
+	}{{certificate, true}, {nil, false}, {certificate, true}} {
+		b.newAK()
+		b.iak = c.iak
+		if a := w.do(b.ticket().simpleEnroll()); a.status != http.StatusAccepted {
+			t.Fatalf("key %d: %d %s", i, a.status, a.body)
+		}
+		if d, err := w.store.Device(t.Context(), b.id); err != nil || d.Genuine() != c.genuine {
+			t.Errorf("key %d: vouched for is %v, %v", i, d.Genuine(), err)
+		}
+	}
+}
+
+// TestAllowListLetsInTheMachineThatItNamesOnce, and not without its maker's word.
+func TestAllowListLetsInTheMachineThatItNamesOnce(t *testing.T) {
+	t.Parallel()
+	maker := tpmtest.NewMaker(t)
+	makers := x509.NewCertPool()
+	makers.AppendCertsFromPEM(maker.PEM())
+	w := newWorld(t, func(c *device.Config) { c.EKRoots = makers })
+	_, power := tpmtest.Start(t)
+	certificate := maker.IAK(t, power, 1, 2, 3)
+	leaf, err := x509.ParseCertificate(certificate)
+	w.must(err)
+	b := w.boxOn(power)
+	w.must(w.store.AddAllowed(t.Context(), registry.Allowed{Kind: registry.AllowIAK, Value: spkiOf(t, leaf.PublicKey), By: "olga", Created: w.now()}))
+	silent := b.ticket()
+	b.attest(silent.call, spkiOf(t, silent.key.Public()))
+	if a := w.do(silent.simpleEnroll()); a.status != http.StatusAccepted {
+		t.Errorf("without the maker's word: %d %s", a.status, a.body)
+	}
+	b.iak = certificate
+	b.newAK()
+	b.comesIn()
+	if d, err := w.store.Device(t.Context(), b.id); err != nil || d.ApprovedBy != "olga" {
+		t.Errorf("device %+v, %v", d, err)
+	}
+	if e, err := w.store.Allowed(t.Context(), registry.AllowIAK, spkiOf(t, leaf.PublicKey)); err != nil || e.Device != b.id {
+		t.Errorf("the entry admitted %q, %v", e.Device, err)
 	}
 }

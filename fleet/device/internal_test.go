@@ -102,7 +102,7 @@ func TestRevocationWhileACertificateIsIssuedIsNotUndone(t *testing.T) {
 		if err := a.settle(t.Context(), caller{device: read}, registry.Certificate{Serial: "1"}, wire.GateFull); !errors.As(err, &declined) || declined.Rule != rule {
 			t.Errorf("%s: %v", state, err)
 		}
-		if _, err := a.newAK(t.Context(), read, []byte("new")); state != registry.Pending && (!errors.As(err, &declined) || declined.Rule != rule) {
+		if _, err := a.newAK(t.Context(), read, registry.Ticket{AKPublic: []byte("new")}); state != registry.Pending && (!errors.As(err, &declined) || declined.Rule != rule) {
 			t.Errorf("%s, new attestation key: %v", state, err)
 		}
 		if d, err := store.Device(t.Context(), id); err != nil || d.State != state {

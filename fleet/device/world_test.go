@@ -272,6 +272,7 @@ type box struct {
 	log    string
 	serial string
 	token  string // sent with an enrolment
+	iak    []byte // certificate of the maker's key, which then vouches for the AK
 }
 
 func measured() attest.Boot {
@@ -358,10 +359,17 @@ func (b *box) prove(ak, key *tpm.Key, csr []byte) wire.KeyProof {
 func (b *box) ask(key *tpm.Key) wire.EnrollRequest {
 	b.Helper()
 	csr := b.csr(key, b.id)
-	return wire.EnrollRequest{
+	ask := wire.EnrollRequest{
 		Version: 1, EKCertificate: b.ek.Certificate, EKChain: b.ek.Chain, EKPublic: b.ek.Public, AKPublic: b.ak.TPMPublic(),
 		CSR: csr, Key: b.prove(b.ak, key, csr), Model: "lab-box", Software: "1.0", Token: b.token,
 	}
+	if b.iak != nil {
+		ask.IAK = &wire.IAK{Certificate: b.iak}
+		var err error
+		ask.IAK.Certify, ask.IAK.Signature, err = b.tpm.CertifyBy(b.Context(), uint32(tpmtest.IAKHandle), b.ak, wire.IAKQualifyingData(fleetID, b.ek.Name))
+		b.must(err)
+	}
+	return ask
 }
 
 // ticket is an enrolment whose challenge was solved.

@@ -168,12 +168,12 @@ func readAllowed(r *http.Request) (Allowed, error) {
 	switch {
 	case e.By == "":
 		return e, refuse(http.StatusBadRequest, "nobody is named as the one who decides", "give --by NAME")
-	case e.Kind == registry.AllowEK && (err != nil || len(raw) != 32):
-		return e, refuse(http.StatusBadRequest, "an EK hash is SHA-256 in hex", "docs/ca.md says how to compute it; --certificate does so")
+	case (e.Kind == registry.AllowEK || e.Kind == registry.AllowIAK) && (err != nil || len(raw) != 32):
+		return e, refuse(http.StatusBadRequest, "the hash of an EK or IAK is SHA-256 in hex", "docs/ca.md says how to compute it; --certificate does so")
 	case e.Kind == registry.AllowSerial && (err != nil || len(raw) == 0 || len(raw) > 32):
 		return e, refuse(http.StatusBadRequest, "a serial number is 1 to 32 bytes in hex", "openssl x509 -serial shows it")
-	case e.Kind != registry.AllowEK && e.Kind != registry.AllowSerial:
-		return e, refuse(http.StatusBadRequest, "the allow-list holds EK hashes and serial numbers", "give kind ek or serial")
+	case e.Kind != registry.AllowEK && e.Kind != registry.AllowSerial && e.Kind != registry.AllowIAK:
+		return e, refuse(http.StatusBadRequest, "the allow-list holds hashes of EKs and IAKs, and serial numbers", "give kind ek, iak or serial")
 	}
 	e.Value = value
 	if e.Kind == registry.AllowSerial {

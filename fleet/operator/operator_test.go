@@ -318,7 +318,7 @@ func TestAllowListTakesWhatNamesAnEKInItsOneForm(t *testing.T) {
 	ctx := t.Context()
 	for value, e := range map[string]operator.Allowed{
 		"--by": {Kind: "ek", Value: strings.Repeat("ab", 32)}, "SHA-256": {Kind: "ek", Value: "abc", By: "olga"},
-		"hex": {Kind: "serial", Value: "xy", By: "olga"}, "ek or serial": {Kind: "model", Value: "ab", By: "olga"},
+		"hex": {Kind: "serial", Value: "xy", By: "olga"}, "ek, iak or serial": {Kind: "model", Value: "ab", By: "olga"},
 	} {
 		o.refused(o.client.Allow(ctx, e), value)
 	}

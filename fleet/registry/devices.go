@@ -74,8 +74,11 @@ func (s *Store) update(ctx context.Context, what, query, id string, args ...any)
 }
 
 // UpdateAK replaces the attestation key: a cleared TPM keeps its EK and gets a new AK.
-func (s *Store) UpdateAK(ctx context.Context, id string, ak []byte) error {
-	return s.update(ctx, "update attestation key", `UPDATE devices SET ak_public = $2 WHERE id = $1`, id, ak)
+// machine is the one whose maker vouches for the new key; "" if none does, or if it
+// vouches for another device by now.
+func (s *Store) UpdateAK(ctx context.Context, id string, ak []byte, machine string) error {
+	return s.update(ctx, "update attestation key", `UPDATE devices SET ak_public = $2, machine = CASE
+		WHEN EXISTS (SELECT 1 FROM devices WHERE machine = $3 AND id <> $1) THEN '' ELSE $3 END WHERE id = $1`, id, ak, machine)
 }
 
 // SetGrade records the grade of a verdict. AddVerdict does it too.

@@ -14,6 +14,10 @@ func machineTables() []string {
 	}
 }
 
+func machineTickets() []string {
+	return []string{`ALTER TABLE tickets ADD COLUMN machine {TEXT} NOT NULL DEFAULT ''`}
+}
+
 // OfMachine returns the id of the device that a machine's maker vouched for, "" if
 // there is none: a machine vouches for one device.
 func (s *Store) OfMachine(ctx context.Context, machine string) (id string, err error) {

@@ -121,6 +121,7 @@ type Ticket struct {
 	CSRHash    [32]byte // SHA-256 of the CSR in DER
 	Key        string   // SHA-256 (hex) of the operational key's SubjectPublicKeyInfo
 	AKPublic   []byte   // TPMT_PUBLIC
+	Machine    string   // the machine whose maker vouches for this AK, "" if none does
 	Token      string   // id of the one-time token that came with the request, "" if none
 	Expires    time.Time
 }
@@ -145,6 +146,7 @@ type Token struct {
 const (
 	AllowEK     = "ek"     // Value: SHA-256 (hex) of the EK's SubjectPublicKeyInfo
 	AllowSerial = "serial" // Value: serial (hex) of an EK certificate that a known maker signed
+	AllowIAK    = "iak"    // Value: Device.Machine
 )
 
 // Allowed is an EK whose device a person admitted before it came. Like a token

@@ -11,7 +11,7 @@ import (
 // changed once released; the schema's version is their number. {TEXT}, {BLOB}
 // and {ID} are the dialect's.
 func migrations() [][]string {
-	return [][]string{schema1(), updateTables(), proofTables(), firmwareTables(), admissionTables(), fallTables(), softwareTables(), machineTables()}
+	return [][]string{schema1(), updateTables(), proofTables(), firmwareTables(), admissionTables(), fallTables(), softwareTables(), machineTables(), machineTickets()}
 }
 
 func migrate(ctx context.Context, db *sql.DB, d dialect) error {

@@ -14,11 +14,13 @@ const (
 	MaxNonces  = 8
 )
 
+const ticketColumns = `id, device, secret_hash, csr_hash, key_hash, ak_public, expires, token, machine`
+
 // PutTicket opens t. Its device must be enrolled.
 func (s *Store) PutTicket(ctx context.Context, t Ticket) error {
 	err := s.write(ctx, func(tx *sql.Tx) error {
-		_, err := exec(ctx, tx, `INSERT INTO tickets (id, device, secret_hash, csr_hash, key_hash, ak_public, expires, token) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			t.ID, t.Device, t.SecretHash[:], t.CSRHash[:], t.Key, t.AKPublic, ms(t.Expires), t.Token)
+		_, err := exec(ctx, tx, `INSERT INTO tickets (`+ticketColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+			t.ID, t.Device, t.SecretHash[:], t.CSRHash[:], t.Key, t.AKPublic, ms(t.Expires), t.Token, t.Machine)
 		if err != nil {
 			return err
 		}
@@ -35,7 +37,7 @@ func (s *Store) PutTicket(ctx context.Context, t Ticket) error {
 // Ticket returns an open ticket; ErrNotFound if it is unknown, consumed or expired.
 // The caller compares the hash of the secret in constant time.
 func (s *Store) Ticket(ctx context.Context, id string, now time.Time) (Ticket, error) {
-	t, err := one(ctx, s.reader, scanTicket, `SELECT id, device, secret_hash, csr_hash, key_hash, ak_public, expires, token
+	t, err := one(ctx, s.reader, scanTicket, `SELECT `+ticketColumns+`
 		FROM tickets WHERE id = $1 AND expires > $2`, id, ms(now))
 	if err != nil {
 		return Ticket{}, fmt.Errorf("read ticket: %w", err)
@@ -45,7 +47,7 @@ func (s *Store) Ticket(ctx context.Context, id string, now time.Time) (Ticket, e
 
 func scanTicket(r row) (t Ticket, err error) {
 	var secret, csr []byte
-	if err := r.Scan(&t.ID, &t.Device, &secret, &csr, &t.Key, &t.AKPublic, when{&t.Expires}, &t.Token); err != nil {
+	if err := r.Scan(&t.ID, &t.Device, &secret, &csr, &t.Key, &t.AKPublic, when{&t.Expires}, &t.Token, &t.Machine); err != nil {
 		return Ticket{}, err
 	}
 	if copy(t.SecretHash[:], secret) != 32 || copy(t.CSRHash[:], csr) != 32 {

@@ -441,7 +441,7 @@ func TestVerdictOfAnEarlierAttestationKeyDoesNotCount(t *testing.T) {
 	if v, err := verifier.LastVerdict(t.Context(), c.store, c.device()); err != nil || v.Grade != "degraded" {
 		t.Errorf("%+v, %v", v, err)
 	}
-	c.must(c.store.UpdateAK(t.Context(), deviceID, []byte("another")))
+	c.must(c.store.UpdateAK(t.Context(), deviceID, []byte("another"), ""))
 	if _, err := verifier.LastVerdict(t.Context(), c.store, c.device()); !errors.Is(err, registry.ErrNotFound) {
 		t.Errorf("after the key changed: %v", err)
 	}

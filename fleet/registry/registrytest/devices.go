@@ -40,11 +40,15 @@ func deviceRoundTrip(t *testing.T, s *registry.Store) {
 	if created || !reflect.DeepEqual(got, want) {
 		t.Errorf("a known device came back as %+v (created %v), want it unchanged", got, created)
 	}
-	must(t, s.UpdateAK(ctx, want.ID, []byte("b")))
+	twin.Machine = "n"
+	_, _, err = s.Enroll(ctx, twin)
+	must(t, err)
+	must(t, s.UpdateAK(ctx, want.ID, []byte("b"), "o"))
+	must(t, s.UpdateAK(ctx, want.ID, []byte("b"), "n")) // which is twin's
 	must(t, s.SetGrade(ctx, want.ID, "degraded", start().Add(time.Minute)))
 	must(t, s.Touch(ctx, want.ID, "1.1.0", start().Add(time.Hour)))
 	must(t, s.Touch(ctx, want.ID, "0.9.0", start())) // late: heard of before
-	want.AKPublic, want.Grade, want.GradeAt = []byte("b"), "degraded", start().Add(time.Minute)
+	want.AKPublic, want.Machine, want.Grade, want.GradeAt = []byte("b"), "", "degraded", start().Add(time.Minute)
 	want.Software, want.LastSeen = "1.1.0", start().Add(time.Hour)
 	got, err = s.Device(ctx, want.ID)
 	must(t, err)
@@ -52,7 +56,7 @@ func deviceRoundTrip(t *testing.T, s *registry.Store) {
 		t.Errorf("device %+v, want %+v", got, want)
 	}
 	for name, err := range map[string]error{
-		"Device": second(s.Device(ctx, "gw-none")), "UpdateAK": s.UpdateAK(ctx, "gw-none", nil), "Touch": s.Touch(ctx, "gw-none", "", start()),
+		"Device": second(s.Device(ctx, "gw-none")), "UpdateAK": s.UpdateAK(ctx, "gw-none", nil, ""), "Touch": s.Touch(ctx, "gw-none", "", start()),
 		"SetState": s.SetState(ctx, "gw-none", registry.Active, "a", "b", start()),
 	} {
 		if !errors.Is(err, registry.ErrNotFound) {

@@ -15,7 +15,7 @@ import (
 func isNotFound(err error) bool { return errors.Is(err, registry.ErrNotFound) }
 
 func ticketOf(device, id string) registry.Ticket {
-	return registry.Ticket{ID: id, Device: device, SecretHash: [32]byte{1}, CSRHash: [32]byte{2}, Key: "ab", AKPublic: []byte("ak"), Expires: start().Add(time.Hour)}
+	return registry.Ticket{ID: id, Device: device, SecretHash: [32]byte{1}, CSRHash: [32]byte{2}, Key: "ab", AKPublic: []byte("ak"), Machine: "m", Expires: start().Add(time.Hour)}
 }
 
 func certificateOf(device, serial string) registry.Certificate {
