@@ -20,6 +20,7 @@ const (
 	ruleSecureBoot      = "secure-boot"
 	ruleSecureBootKeys  = "secure-boot-keys"
 	ruleHealthReport    = "health-report"
+	ruleHealthGrade     = "health-grade"
 	ruleSoftwareKeys    = "software-keys" // not among allRules: of gateways without a TPM
 )
 
@@ -45,5 +46,6 @@ func allRules() []rule {
 		{ruleFirmwareState, Degrade, "the firmware reported no error, debugger or missing DMA protection", checkFirmwareState},
 		{ruleSecureBoot, Info, "Secure Boot is on", checkSecureBoot},
 		{ruleHealthReport, Info, "the newest health report is the one that the quote names", checkHealthReport},
+		{ruleHealthGrade, Info, "nothing is critical in the health report that the quote names", checkHealthGrade},
 	}
 }

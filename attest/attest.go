@@ -93,8 +93,9 @@ type Expect struct {
 
 // Report is a health report that came another way than the evidence.
 type Report struct {
-	Posture string // as Claims name it: computed from what the report says
-	Settled bool   // it came before the challenge was made: the quote names it or a later one
+	Posture  string // as Claims name it: computed from what the report says
+	Critical string // the first finding in it that is critical, "" if none is
+	Settled  bool   // it came before the challenge was made: the quote names it or a later one
 }
 
 // Memory is what a verifier keeps of a device between appraisals. JSON-encodable.

@@ -78,7 +78,7 @@ func ExampleDiff() {
 func ExampleParsePolicy() {
 	_, err := attest.ParsePolicy([]byte(`{"v":1,"issued":"2026-11-23T12:00:00Z","fleet":"meadow","releases":[],"rules":{"frimware":"info"}}`))
 	fmt.Println(err)
-	// Output: parse attestation policy: there is no rule "frimware"; the rules are event-log, pcr-replay, command-line, boot-application, boot-phases, uki-sections, grub, extensions, clock, ima, ima-files, ima-signatures, ima-violations, secure-boot-keys, firmware, firmware-state, secure-boot, health-report, software-keys
+	// Output: parse attestation policy: there is no rule "frimware"; the rules are event-log, pcr-replay, command-line, boot-application, boot-phases, uki-sections, grub, extensions, clock, ima, ima-files, ima-signatures, ima-violations, secure-boot-keys, firmware, firmware-state, secure-boot, health-report, health-grade, software-keys
 }
 
 // What a log says is compared with what the TPM at hand holds.

@@ -18,3 +18,16 @@ func checkHealthReport(a *appraisal) (bool, string) {
 	return false, fmt.Sprintf("health report: the quote names another (%.8s…) than the newest that came (%.8s…): forged, or overtaken by one that is under way; it counts for nothing",
 		clean(quoted), report.Posture)
 }
+
+// checkHealthGrade takes the device's word, and only where the quote names the report:
+// nobody else can say that it is ill, or well.
+func checkHealthGrade(a *appraisal) (bool, string) {
+	report := a.expect.Report
+	switch {
+	case report == nil || report.Posture != a.claims.Posture:
+		return true, "health: there is no report that the quote names"
+	case report.Critical == "":
+		return true, "health: nothing is critical in the report that the quote names"
+	}
+	return false, "health: critical in the report that the quote names: " + clean(report.Critical)
+}

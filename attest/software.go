@@ -53,6 +53,7 @@ func softwareRules() []rule {
 	return []rule{
 		{ruleSoftwareKeys, Distrust, "the keys live in a TPM; a gateway without one is admitted only where the policy says that this degrades", checkSoftwareKeys},
 		{ruleHealthReport, Info, "the newest health report is the one that the claims name", checkHealthReport},
+		{ruleHealthGrade, Info, "nothing is critical in the health report that the claims name", checkHealthGrade},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/gatewarden/gatewarden/attest"
@@ -78,7 +79,11 @@ func reportOf(health registry.Message, judged time.Time) *attest.Report {
 		return nil
 	}
 	// A challenge lives for NonceLife: what came earlier came before it was made.
-	return &attest.Report{Posture: bound.Posture(h.Findings), Settled: judged.Sub(health.Received) > NonceLife}
+	r := &attest.Report{Posture: bound.Posture(h.Findings), Settled: judged.Sub(health.Received) > NonceLife}
+	if n := slices.IndexFunc(h.Findings, func(f wire.Finding) bool { return f.Status == "critical" }); n >= 0 {
+		r.Critical = h.Findings[n].Check + ", " + h.Findings[n].Summary
+	}
+	return r
 }
 
 // report is the newest of the device.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gatewarden/gatewarden/attest"
 	"github.com/gatewarden/gatewarden/fleet/registry"
 	"github.com/gatewarden/gatewarden/fleet/verifier"
 	"github.com/gatewarden/gatewarden/internal/bound"
@@ -15,7 +16,12 @@ import (
 // report takes in a health report by way of a broker and returns its posture.
 func (c *court) report(seq uint64, summary string) string {
 	c.Helper()
-	h := wire.Health{Version: 1, Grade: "ok", Findings: []wire.Finding{{Check: "disk", Status: "ok", Summary: summary}}}
+	return c.reportAs(seq, "ok", summary)
+}
+
+func (c *court) reportAs(seq uint64, status, summary string) string {
+	c.Helper()
+	h := wire.Health{Version: 1, Grade: status, Findings: []wire.Finding{{Check: "disk", Status: status, Summary: summary}}}
 	h.Posture = bound.Posture(h.Findings)
 	body, err := json.Marshal(h)
 	c.must(err)
@@ -87,6 +93,32 @@ func TestForgedHealthReportCountsForNothing(t *testing.T) {
 	}
 	c.posture = c.report(3, "36 % free")
 	said("held: health report is the one")
+}
+
+// The gate follows the device's health where the owner says so, by the word that the
+// device itself quotes, and by nobody else's.
+func TestPolicyDecidesWhatACriticalHealthReportCosts(t *testing.T) {
+	t.Parallel()
+	c := newCourt(t)
+	full := c.certify(deviceID)
+	c.judge(full)
+	c.freeze()
+	judged := func(grade string, gate wire.Gate, line string) {
+		t.Helper()
+		v := c.judge(full)
+		if v.Grade != grade || v.Gate != gate || !strings.Contains(strings.Join(v.Explanation, "\n"), line) {
+			t.Errorf("%s, %s: %q; want %s, %s, %q", v.Grade, v.Gate, v.Explanation, grade, gate, line)
+		}
+	}
+	c.posture = c.reportAs(1, "critical", "2 % free")
+	judged("trusted", wire.GateFull, "noted: health: critical in the report that the quote names: disk, 2 % free")
+	c.rules = map[string]attest.Severity{"health-grade": attest.Degrade}
+	c.verifier = c.newVerifier()
+	judged("degraded", wire.GateShort, "health: critical in the report that the quote names: disk, 2 % free")
+	c.posture = c.reportAs(2, "ok", "37 % free")
+	judged("trusted", wire.GateFull, "held: health: nothing is critical")
+	c.reportAs(3, "critical", "what a broker made up")
+	judged("trusted", wire.GateFull, "held: health: there is no report that the quote names")
 }
 
 // What an agent claims that has not reported since it started is no evidence

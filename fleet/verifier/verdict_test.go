@@ -45,6 +45,7 @@ type court struct {
 	fell     []string
 	posture  string // what the device claims
 	files    string // list of what may run; "": the policy has none
+	rules    map[string]attest.Severity
 }
 
 func (c *court) now() time.Time { return time.Now().Add(time.Duration(c.ahead.Load())) }
@@ -93,7 +94,7 @@ func newCourt(t testing.TB) *court {
 
 func (c *court) newVerifier() *verifier.Verifier {
 	c.Helper()
-	authored := attest.Policy{Version: 1, Issued: time.Now().UTC(), Fleet: fleetID, Releases: []attest.Release{measured(goodLine).Release("lab", "1")}}
+	authored := attest.Policy{Version: 1, Issued: time.Now().UTC(), Fleet: fleetID, Releases: []attest.Release{measured(goodLine).Release("lab", "1")}, Rules: c.rules}
 	if c.files != "" {
 		authored.IMA = &attest.IMAPolicy{Lists: []attest.Digest{sha256.Sum256([]byte(c.files))}}
 	}
