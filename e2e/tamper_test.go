@@ -26,15 +26,15 @@ const (
 func tamperings() []tampering {
 	return []tampering{
 		{"an altered command line", func(w *world) { w.replaceUKI(image.Release{Version: "1.0.0", Words: "lab.evil=1"}) },
-			[]string{"failed", "command line", "lab.evil=1"}, "PCR"},
+			[]string{"failed", "command line", "lab.evil=1"}, "the fleet judged this boot untrusted"},
 		{"a boot entry beside the slots'", func(w *world) {
 			w.vm.Put(entry, []byte("title evil\nefi /EFI/Linux/gw-a.efi\noptions "+image.Release{Deb: w.deb}.CommandLine("a")+" lab.evil=1\n"))
 			w.vm.Run("echo 'default evil.conf' >>/efi/loader/loader.conf")
 		}, []string{"untrusted", "command line", "lab.evil=1"}, "evil.conf"},
 		{"a swapped kernel", func(w *world) { w.replaceUKI(image.Release{Version: "1.0.0", OtherKernel: true}) },
-			[]string{"failed", "boot application"}, "PCR"},
+			[]string{"failed", "boot application"}, "the fleet judged this boot untrusted"},
 		{"another image", func(w *world) { w.replaceUKI(image.Release{Version: "6.6.6", Words: "lab.other=1"}) },
-			[]string{"failed", "command line", "lab.other=1"}, "PCR"},
+			[]string{"failed", "command line", "lab.other=1"}, "the fleet judged this boot untrusted"},
 	}
 }
 

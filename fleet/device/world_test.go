@@ -166,7 +166,7 @@ func (w *world) client(own *tls.Certificate) *http.Client {
 	if own != nil {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return own, nil }
 	}
-	c := &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: config}}
+	c := &http.Client{Timeout: 3 * time.Minute, Transport: &http.Transport{TLSClientConfig: config}}
 	w.Cleanup(c.CloseIdleConnections)
 	return c
 }
