@@ -256,9 +256,11 @@ func TestRevokedDeviceIsToldSoAndAsksSeldom(t *testing.T) {
 	_, i := w.enrolled()
 	w.must(w.api.Revoke(t.Context(), i.Device(), operator.Decision{By: "olga", Reason: "stolen"}))
 	_, err := i.step(t.Context(), "test")
-	var refused *Refused
-	if !errors.As(err, &refused) || refused.Rule != "revoked" || !strings.Contains(err.Error(), "ask the operator") {
-		t.Fatalf("error %v", err)
+	for _, err := range []error{err, i.Rotate(t.Context())} {
+		var refused *Refused
+		if !errors.As(err, &refused) || refused.Rule != "revoked" || !strings.Contains(err.Error(), "ask the operator") {
+			t.Fatalf("error %v", err)
+		}
 	}
 	for range 100 {
 		if wait := backoff(err, 0); wait < lastBackoff || wait > 2*lastBackoff {

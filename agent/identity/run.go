@@ -79,13 +79,15 @@ func (i *Identity) Kick(reason string) {
 	}
 }
 
-// Rotate renews now and returns when the new certificate is in use.
+// Rotate renews now, or recovers, and returns when the new certificate is in use.
 func (i *Identity) Rotate(ctx context.Context) error {
 	if err := i.begin(ctx); err != nil {
 		return fmt.Errorf("renew: another exchange with the fleet is under way: %w", err)
 	}
 	defer i.end()
-	return i.renew(ctx, "a person or a command asked for it")
+	err := i.replace(ctx, "a person or a command asked for it")
+	i.setResult(err)
+	return err
 }
 
 func (i *Identity) begin(ctx context.Context) error {
@@ -114,28 +116,37 @@ func (i *Identity) step(ctx context.Context, why string) (time.Duration, error) 
 		err := i.enroll(ctx, "there was no certificate")
 		return i.untilDue(), err
 	}
-	now, _ := i.cfg.Clock.Now()
 	if reason := due(current.Leaf(), i.age()); reason != "" {
 		why = reason
 	}
 	if why == "" {
 		return i.untilDue(), nil
 	}
+	if err := i.replace(ctx, why); err != nil {
+		return 0, err
+	}
+	return i.untilDue(), nil
+}
+
+// replace renews the certificate or, where it opens the door no more, recovers.
+func (i *Identity) replace(ctx context.Context, why string) error {
 	i.setPhase("renewing: " + why)
 	i.cfg.Log.Info("renewing certificate", "reason", why)
 	err := i.renew(ctx, why)
 	if err == nil {
-		return i.untilDue(), nil
+		return nil
 	}
-	if !mustRecover(err, now.After(current.Leaf().NotAfter)) {
-		return 0, err
+	now, _ := i.cfg.Clock.Now()
+	current, ok := i.Current()
+	if !ok || !mustRecover(err, now.After(current.Leaf().NotAfter)) {
+		return err
 	}
 	i.cfg.Log.Info("renewal did not work, recovering", "by", i.keys.by(), "error", err)
 	i.setPhase("recovering")
 	if recovery := i.enroll(ctx, why+"; recovered by "+i.keys.by()); recovery != nil {
-		return 0, fmt.Errorf("recover by %s, because the renewal did not work (%v): %w", i.keys.by(), err, recovery)
+		return fmt.Errorf("recover by %s, because the renewal did not work (%v): %w", i.keys.by(), err, recovery)
 	}
-	return i.untilDue(), nil
+	return nil
 }
 
 // resume puts into use what a cut interrupted. A fleet that can't be reached is an
