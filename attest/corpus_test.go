@@ -68,6 +68,24 @@ func corpusLog(t testing.TB, dir, path string) []byte {
 	return raw
 }
 
+// cryptoAgileLogs are the logs of the corpus that are well formed and of that format, by
+// path.
+func cryptoAgileLogs(t *testing.T) map[string]*EventLog {
+	t.Helper()
+	dir, logs := corpus(t), map[string]*EventLog{}
+	for _, entry := range manifest(t, dir) {
+		if entry.Expect == nil || entry.Expect.Err != nil || entry.Expect.Format != FormatCryptoAgile {
+			continue
+		}
+		log, err := ParseEventLog(corpusLog(t, dir, entry.Path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		logs[entry.Path] = log
+	}
+	return logs
+}
+
 func TestReplayEqualsRecordedPCRsForEveryLogOfTheCorpus(t *testing.T) {
 	dir := corpus(t)
 	logs := 0

@@ -12,18 +12,26 @@ import (
 	"github.com/gatewarden/gatewarden/tpm/tpmtest"
 )
 
-// TestMachineVouchesForOneDevice: software on it can make up any number of endorsement
-// keys, and have its maker's key state that one AK is beside it.
-func TestMachineVouchesForOneDevice(t *testing.T) {
-	t.Parallel()
+// machine is a gateway whose maker put an IAK into its TPM, and a fleet that knows the
+// maker.
+func machine(t *testing.T) (*world, *box) {
+	t.Helper()
 	maker := tpmtest.NewMaker(t)
 	makers := x509.NewCertPool()
 	makers.AppendCertsFromPEM(maker.PEM())
 	w := newWorld(t, func(c *device.Config) { c.EKRoots = makers })
 	_, power := tpmtest.Start(t)
-	certificate := maker.IAK(t, power, 1, 2, 3)
+	iak := maker.IAK(t, power, 1, 2, 3) // before the gateway is here
 	b := w.boxOn(power)
-	b.iak = certificate
+	b.iak = iak
+	return w, b
+}
+
+// TestMachineVouchesForOneDevice: software on it can make up any number of endorsement
+// keys, and have its maker's key state that one AK is beside it.
+func TestMachineVouchesForOneDevice(t *testing.T) {
+	t.Parallel()
+	w, b := machine(t)
 	enrol := func() registry.Device {
 		t.Helper()
 		w.ok(call{path: wire.PathEnroll, body: b.ask(b.key())}, nil)
@@ -55,13 +63,8 @@ func TestMachineVouchesForOneDevice(t *testing.T) {
 // up opens a ticket for any attestation key, one that no chip holds, too.
 func TestMachineVouchesForTheKeyThatItCertifiedAlone(t *testing.T) {
 	t.Parallel()
-	maker := tpmtest.NewMaker(t)
-	makers := x509.NewCertPool()
-	makers.AppendCertsFromPEM(maker.PEM())
-	w := newWorld(t, func(c *device.Config) { c.EKRoots = makers })
-	_, power := tpmtest.Start(t)
-	certificate := maker.IAK(t, power, 1, 2, 3)
-	b := w.boxOn(power)
+	w, b := machine(t)
+	certificate := b.iak
 	for i, c := range []struct {
 		iak     []byte
 		genuine bool
@@ -80,15 +83,11 @@ func TestMachineVouchesForTheKeyThatItCertifiedAlone(t *testing.T) {
 // TestAllowListLetsInTheMachineThatItNamesOnce, and not without its maker's word.
 func TestAllowListLetsInTheMachineThatItNamesOnce(t *testing.T) {
 	t.Parallel()
-	maker := tpmtest.NewMaker(t)
-	makers := x509.NewCertPool()
-	makers.AppendCertsFromPEM(maker.PEM())
-	w := newWorld(t, func(c *device.Config) { c.EKRoots = makers })
-	_, power := tpmtest.Start(t)
-	certificate := maker.IAK(t, power, 1, 2, 3)
+	w, b := machine(t)
+	certificate := b.iak
+	b.iak = nil
 	leaf, err := x509.ParseCertificate(certificate)
 	w.must(err)
-	b := w.boxOn(power)
 	w.must(w.store.AddAllowed(t.Context(), registry.Allowed{Kind: registry.AllowIAK, Value: spkiOf(t, leaf.PublicKey), By: "olga", Created: w.now()}))
 	silent := b.ticket()
 	b.attest(silent.call, spkiOf(t, silent.key.Public()))
